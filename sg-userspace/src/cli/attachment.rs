@@ -45,10 +45,11 @@ pub(super) fn one_attachment<A: Args>(
     Ok((first, own))
 }
 
-/// The names of these interfaces now.
+/// The names of these interfaces now. An error if one has no record.
 pub(super) fn names_of(interfaces: &[Attached]) -> Result<Vec<String>, KernelError> {
-    let names = interfaces.iter();
-    names
-        .map(|one| one.condition().map(|it| it.interface))
-        .collect()
+    let name = |one: &Attached| {
+        one.state()?;
+        Ok(one.condition()?.interface)
+    };
+    interfaces.iter().map(name).collect()
 }

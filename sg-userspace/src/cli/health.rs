@@ -3,7 +3,7 @@
 
 use serde::Serialize;
 use sg_policy::policy::AuditScope;
-use sg_userspace::kernel::{Fault, FaultCode};
+use sg_userspace::kernel::Fault;
 use sg_userspace::observe::attached::Attached;
 use sg_userspace::observe::status::{Condition, Health};
 
@@ -24,22 +24,7 @@ pub(super) struct Standing {
 impl Standing {
     /// What cannot be found out is a fault, so that the other interfaces are shown all the same.
     pub(super) fn of(one: &Attached) -> Standing {
-        match one.condition_if_known() {
-            Ok(condition) => Standing::from(condition),
-            Err(error) => {
-                let (code, health) = without_record(one);
-                let fault = Fault::new(code, error.to_string(), "`sgctl status` says more");
-                Standing {
-                    interface: one
-                        .name()
-                        .unwrap_or_else(|| format!("#{}", one.pins.ifindex)),
-                    netns: None,
-                    health,
-                    faults: vec![fault],
-                    elsewhere: None,
-                }
-            }
-        }
+        Standing::from(one.condition_if_known())
     }
 
     /// See [`warnings`].
@@ -88,14 +73,6 @@ pub(super) fn word(health: Health) -> (&'static str, Paint) {
         Health::Unverified => ("unverified", Paint::Yellow),
         Health::Undone => ("undone", Paint::Yellow),
         Health::Damaged => ("damaged", Paint::Red),
-    }
-}
-
-/// What is wrong with an interface whose record cannot be read.
-pub(super) fn without_record(one: &Attached) -> (FaultCode, Health) {
-    match one.is_cut_short() {
-        true => (FaultCode::Interrupted, Health::Interrupted),
-        false => (FaultCode::Damaged, Health::Damaged),
     }
 }
 

@@ -132,7 +132,7 @@ impl What {
 impl Show {
     pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
         let one = self.attached(context)?;
-        let place = one.condition_if_known()?;
+        let place = one.condition_if_known();
         let patience = Patience::with("reading the policy");
         let (past, policy) = self.what(&one)?;
         let style = match self.output {

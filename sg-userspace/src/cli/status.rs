@@ -7,7 +7,7 @@ use serde::Serialize;
 use sg_userspace::kernel::hold::HeldInterface;
 use sg_userspace::kernel::pins::InterfacePins;
 use sg_userspace::kernel::state::PolicyRecord;
-use sg_userspace::kernel::{Fault, interfaces, netns};
+use sg_userspace::kernel::{Fault, NoRecord, interfaces, netns};
 use sg_userspace::observe::attached::{Attached, other_layouts};
 use sg_userspace::observe::candidate::{self, CandidateStatus};
 use sg_userspace::observe::left::{Found, attached_or_left};
@@ -16,7 +16,7 @@ use sg_userspace::observe::status::{Health, Status as Row};
 use super::candidate::{compared, evaluated};
 use super::context::{Context, Ifaces, Json};
 use super::failure::Failure;
-use super::health::{auditing, without_record, word};
+use super::health::{auditing, word};
 use super::probe::Probe;
 use super::screen::Paint;
 use super::table::{Column, Table};
@@ -72,15 +72,18 @@ impl Status {
         let others = other_layouts(&context.bpffs, &scope)?;
         let mut all = Vec::new();
         for one in attached {
-            let row = one.state.is_ok().then(|| one.status()).transpose()?;
+            let row = match &one.state {
+                Ok(_) => Ok(one.status()?),
+                Err(why) => Err(why.clone()),
+            };
             // What is wrong with counters is said by `counters`.
             let candidate = candidate::status(&one).ok().flatten();
             all.push((one, row, candidate));
         }
-        all.sort_by_cached_key(|(one, row, _)| by_place(one, name_and_place(one, row.as_ref()).1));
+        all.sort_by_cached_key(|(one, row, _)| by_place(one, name_and_place(one, row).1));
         let (found, rows, candidates): (Vec<_>, Vec<_>, Vec<_>) = all.into_iter().collect();
         let is_enforcing =
-            |row: &Option<Row>| row.as_ref().is_some_and(|r| r.health == Health::Enforcing);
+            |row: &MaybeRow| row.as_ref().is_ok_and(|r| r.health == Health::Enforcing);
         let is_readable = others.is_empty() && unknown.is_empty();
         let is_wrong = !is_readable || !left.is_empty() || !rows.iter().all(is_enforcing);
         if self.json.json {
@@ -108,6 +111,9 @@ impl Status {
         }
     }
 }
+
+/// A row, or why an interface has none.
+type MaybeRow = Result<Row, NoRecord>;
 
 /// A row of `status --json`.
 #[derive(Serialize)]
@@ -161,17 +167,15 @@ fn json_row_of_left(left: &HeldInterface) -> JsonRow {
     })
 }
 
-fn json_row(
-    ((one, row), candidate): ((&Attached, Option<Row>), Option<CandidateStatus>),
-) -> JsonRow {
+fn json_row(((one, row), candidate): ((&Attached, MaybeRow), Option<CandidateStatus>)) -> JsonRow {
     match row {
-        Some(row) => JsonRow::Readable(Box::new(Readable { row, candidate })),
-        None => JsonRow::Damaged(Damaged {
+        Ok(row) => JsonRow::Readable(Box::new(Readable { row, candidate })),
+        Err(why) => JsonRow::Damaged(Damaged {
             interface: interface_here(one),
             ifindex: one.pins.ifindex,
             netns_cookie: one.pins.netns_cookie,
-            health: without_record(one).1,
-            reason: one.state.as_ref().err().cloned().unwrap_or_default(),
+            health: Health::from(why.fault().code),
+            reason: why.reason().to_owned(),
             pins: one.pins.dir.display().to_string(),
         }),
     }
@@ -183,7 +187,7 @@ const READABLE: usize = 12;
 fn text(
     context: &Context,
     found: &[Attached],
-    rows: &[Option<Row>],
+    rows: &[MaybeRow],
     candidates: &[Option<CandidateStatus>],
     left: &[HeldInterface],
 ) -> String {
@@ -208,13 +212,13 @@ fn text(
     table.shorten_to(READABLE);
     let mut notes = shared(rows);
     for ((one, row), candidate) in found.iter().zip(rows).zip(candidates) {
-        let (name, place) = name_and_place(one, row.as_ref());
+        let (name, place) = name_and_place(one, row);
         let mut cells = vec![
             (name, Some(Paint::Bold)),
             (place.unwrap_or_else(|| "-".into()), None),
         ];
         match row {
-            Some(row) => {
+            Ok(row) => {
                 notes.push_str(&trial(row));
                 for fault in &row.faults {
                     let Fault { message, help, .. } = fault;
@@ -231,8 +235,8 @@ fn text(
                 }
                 cells.extend(rest_of(row));
             }
-            None => {
-                let (health, paint) = word(without_record(one).1);
+            Err(why) => {
+                let (health, paint) = word(Health::from(why.fault().code));
                 cells.push((health.to_owned(), Some(paint)));
                 cells.resize(columns.len(), ("-".to_owned(), Some(Paint::Dim)));
             }
@@ -302,7 +306,7 @@ fn beside(interface: &str, candidate: &CandidateStatus) -> String {
 
 /// A line such as `eth0, eth1: one policy, one flow table` for each attachment with several
 /// interfaces.
-fn shared(rows: &[Option<Row>]) -> String {
+fn shared(rows: &[MaybeRow]) -> String {
     let mut said: Vec<&str> = Vec::new();
     let mut out = String::new();
     for row in rows
@@ -345,25 +349,6 @@ fn rest_of(row: &Row) -> Vec<(String, Option<Paint>)> {
     ]
 }
 
-/// The name of the interface from its record, or else from the kernel, or else its index.
-fn name_of(one: &Attached) -> String {
-    match &one.state {
-        Ok(state) => state.interface.clone(),
-        Err(_) => interface_here(one).unwrap_or_else(|| format!("#{}", one.pins.ifindex)),
-    }
-}
-
-/// The name of its namespace, unless it is the current one. Taken from the record, because nothing
-/// else has it.
-fn place_of(one: &Attached) -> Option<String> {
-    if let Ok(state) = &one.state
-        && let Some(name) = &state.netns
-    {
-        return Some(name.clone());
-    }
-    (!is_here(one)).then(|| format!("cookie {}", one.pins.netns_cookie))
-}
-
 /// The name of the namespace that the interface of a row is in now, unless it is the current one.
 fn place_of_row(row: &Row) -> Option<String> {
     let is_here = netns::cookie().is_ok_and(|cookie| cookie == row.netns_cookie);
@@ -372,22 +357,21 @@ fn place_of_row(row: &Row) -> Option<String> {
 }
 
 /// The name and namespace of an interface, by its row if its record can be read.
-fn name_and_place(one: &Attached, row: Option<&Row>) -> (String, Option<String>) {
+fn name_and_place(one: &Attached, row: &MaybeRow) -> (String, Option<String>) {
     match row {
-        Some(row) => (row.interface.clone(), place_of_row(row)),
-        None => (name_of(one), place_of(one)),
+        Ok(row) => (row.interface.clone(), place_of_row(row)),
+        Err(_) => {
+            let cookie = || format!("cookie {}", one.pins.netns_cookie);
+            (one.name_or_index(), (!is_here(one)).then(cookie))
+        }
     }
 }
 
 /// The current name and namespace of the interface.
 pub(super) fn whereabouts(one: &Attached) -> (String, Option<String>) {
-    match one.condition() {
-        Ok(condition) => {
-            let elsewhere = condition.elsewhere();
-            (condition.interface, condition.netns.or(elsewhere))
-        }
-        Err(_) => (name_of(one), place_of(one)),
-    }
+    let condition = one.condition_if_known();
+    let elsewhere = condition.elsewhere();
+    (condition.interface, condition.netns.or(elsewhere))
 }
 
 /// Orders interfaces by the name of their namespace: the number that the kernel gives one says

@@ -76,6 +76,56 @@ impl Fault {
     }
 }
 
+/// Why an attachment has no record, so that nothing says what it is to enforce.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoRecord {
+    /// A first `apply` was interrupted before it had attached anything. There are only some of its
+    /// maps.
+    CutShort,
+    /// Programs are attached, and their record is gone.
+    Missing,
+    /// The record is there and cannot be read, for this reason.
+    Unreadable(String),
+}
+
+impl NoRecord {
+    pub(crate) fn unreadable(error: &KernelError) -> NoRecord {
+        NoRecord::Unreadable(match error {
+            KernelError::DamagedState { reason, .. } => reason.clone(),
+            other => other.to_string(),
+        })
+    }
+
+    /// What is said of the record.
+    pub fn reason(&self) -> &str {
+        match self {
+            NoRecord::CutShort | NoRecord::Missing => "it is missing",
+            NoRecord::Unreadable(reason) => reason,
+        }
+    }
+
+    /// What is wrong with the attachment.
+    pub fn fault(&self) -> Fault {
+        match self {
+            NoRecord::CutShort => Fault::new(
+                FaultCode::Interrupted,
+                "nothing is attached; an apply was cut short and has left its maps",
+                "apply again, or detach",
+            ),
+            NoRecord::Missing => Fault::new(
+                FaultCode::Damaged,
+                "the state record is missing",
+                "detach, which ends enforcement there, then apply",
+            ),
+            NoRecord::Unreadable(reason) => Fault::new(
+                FaultCode::Damaged,
+                format!("the state record cannot be read: {reason}"),
+                "detach, which ends enforcement there, then apply",
+            ),
+        }
+    }
+}
+
 /// Adds to `error` what is in force after it, unless the error says so already.
 pub(super) fn standing_after(error: KernelError, pins: &InterfacePins) -> KernelError {
     standing_on(error, &[("", pins)])
@@ -101,19 +151,46 @@ pub fn standing_on(error: KernelError, interfaces: &[(&str, &InterfacePins)]) ->
     error.with_standing(standing.join("; "))
 }
 
+/// The policy was undone, and none was in force before it.
+fn fault_of_end(state: &State) -> Fault {
+    Fault::new(
+        FaultCode::Undone,
+        format!(
+            "{}, generation {}, was not confirmed and is undone: everything passes, as before it",
+            state.policy.name, state.policy.generation
+        ),
+        format!(
+            "apply a policy, or `sgctl detach --iface {}` removes what is left",
+            state.interface
+        ),
+    )
+}
+
 impl Inspection {
     /// All faults. There are none if both directions enforce the policy of the record.
     pub fn faults(&self) -> Vec<Fault> {
-        let mut faults = Vec::new();
-        match self.fault_of_place() {
+        let unverified = match self.fault_of_place() {
             Some(fault) if fault.code != FaultCode::Unverified => return vec![fault],
-            unverified => faults.extend(unverified),
+            unverified => unverified,
+        };
+        let found = match self.record() {
+            Ok(state) if state.has_ended() => vec![fault_of_end(&state)],
+            Ok(state) => self.faults_under(&state),
+            // This holds wherever the interface is.
+            Err(why) => return vec![why.fault()],
+        };
+        unverified.into_iter().chain(found).collect()
+    }
+
+    /// The record of the policy in force, or why there is none.
+    pub fn record(&self) -> Result<State, NoRecord> {
+        if let Err(error) = &self.records {
+            return Err(NoRecord::unreadable(error));
         }
-        match self.state_or_fault() {
-            Ok(state) => faults.extend(self.faults_under(&state)),
-            Err(fault) => faults.push(fault),
-        }
-        faults
+        self.state().ok_or_else(|| match self.is_attached() {
+            true => NoRecord::Missing,
+            false => NoRecord::CutShort,
+        })
     }
 
     /// The interface is gone, or it cannot be looked at.
@@ -143,49 +220,6 @@ impl Inspection {
             )),
             Place::There(_) | Place::Moved(_) => None,
         }
-    }
-
-    /// The record of a policy that decides, or why there is none.
-    fn state_or_fault(&self) -> Result<State, Fault> {
-        if let Err(error) = &self.records {
-            let reason = match error {
-                KernelError::DamagedState { reason, .. } => reason.clone(),
-                other => other.to_string(),
-            };
-            return Err(Fault::new(
-                FaultCode::Damaged,
-                format!("the state record cannot be read: {reason}"),
-                "detach, which ends enforcement there, then apply",
-            ));
-        }
-        let Some(state) = self.state() else {
-            return Err(match self.is_attached() {
-                true => Fault::new(
-                    FaultCode::Damaged,
-                    "the state record is missing",
-                    "detach, which ends enforcement there, then apply",
-                ),
-                false => Fault::new(
-                    FaultCode::Interrupted,
-                    "nothing is attached; an apply was cut short and has left its maps",
-                    "apply again, or detach",
-                ),
-            });
-        };
-        if state.has_ended() {
-            return Err(Fault::new(
-                FaultCode::Undone,
-                format!(
-                    "{}, generation {}, was not confirmed and is undone: everything passes, as before it",
-                    state.policy.name, state.policy.generation
-                ),
-                format!(
-                    "apply a policy, or `sgctl detach --iface {}` removes what is left",
-                    state.interface
-                ),
-            ));
-        }
-        Ok(state)
     }
 
     /// How what is attached differs from the record.

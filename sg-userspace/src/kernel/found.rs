@@ -10,7 +10,6 @@ use super::machine::interfaces::{self, Interface};
 use super::options::ApplyOptions;
 use super::pins::{InterfacePins, PinTree};
 use super::start::{Replaced, Start};
-use super::state::State;
 use super::tc;
 use sg_policy::policy::Policy;
 
@@ -183,10 +182,7 @@ fn find(
     Ok(Start::First)
 }
 
-fn start(
-    mut inspection: Inspection,
-    moved_from: Option<InterfacePins>,
-) -> Result<Start, KernelError> {
+fn start(inspection: Inspection, moved_from: Option<InterfacePins>) -> Result<Start, KernelError> {
     // If the interface of these pins was moved away, its links went with it, and another interface
     // may have its index now.
     if moved_from.is_none() {
@@ -209,51 +205,36 @@ fn start(
         }
     }
     let is_attached = inspection.is_attached();
-    let damaged = |reason: &str| KernelError::DamagedState {
-        path: inspection.pins.state(),
-        reason: reason.to_owned(),
-    };
-    let records = match &inspection.records {
-        Ok(records) => records,
-        Err(KernelError::DamagedState { reason, .. }) if is_attached => {
-            return Err(damaged(reason));
-        }
-        Err(KernelError::DamagedState { .. }) => {
-            return Ok(Start::Leftovers(Box::new(inspection)));
-        }
-        Err(_) => {
-            let records = std::mem::replace(&mut inspection.records, Ok(Default::default()));
-            return Err(records
-                .err()
-                .unwrap_or_else(|| damaged_record(&inspection.pins)));
+    let state = match inspection.record() {
+        Ok(state) => state,
+        Err(why) => {
+            return match inspection.records {
+                // It may be readable the next time.
+                Err(error) if !matches!(error, KernelError::DamagedState { .. }) => Err(error),
+                _ if is_attached => Err(KernelError::DamagedState {
+                    path: inspection.pins.state(),
+                    reason: why.reason().to_owned(),
+                }),
+                _ => Ok(Start::Leftovers(Box::new(inspection))),
+            };
         }
     };
-    let is_complete =
-        |state: &State| inspection.runs(state) && inspection.targets == [Some(true); 2];
-    let goes_on = match (&records.current, &records.next) {
-        (None, None) if is_attached => return Err(damaged("it is missing")),
-        (None, None) => false,
+    let is_in_place = match &inspection.records {
         // If a first apply was killed at its very end, everything is in place.
-        (None, Some(next)) => is_complete(next),
+        Ok(records) if records.current.is_none() => {
+            inspection.runs(&state) && inspection.targets == [Some(true); 2]
+        }
         // Counters and flows can be kept if all pins that outlive a policy exist.
-        (Some(_), _) => is_attached || inspection.missing.is_empty(),
+        _ => is_attached || inspection.missing.is_empty(),
     };
     // If a policy was undone and none was before it, nothing is in force.
-    let goes_on = |state: &State| goes_on && !state.has_ended();
-    match inspection.state().filter(goes_on) {
-        Some(state) => Ok(Start::Replace(Box::new(Replaced {
+    match is_in_place && !state.has_ended() {
+        true => Ok(Start::Replace(Box::new(Replaced {
             state,
             inspection,
             moved_from,
         }))),
-        None => Ok(Start::Leftovers(Box::new(inspection))),
-    }
-}
-
-fn damaged_record(pins: &InterfacePins) -> KernelError {
-    KernelError::DamagedState {
-        path: pins.state(),
-        reason: "it cannot be read".into(),
+        false => Ok(Start::Leftovers(Box::new(inspection))),
     }
 }
 

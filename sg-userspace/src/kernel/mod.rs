@@ -78,7 +78,7 @@ mod faults;
 pub mod fuzzing;
 
 pub use apply::{Preview, apply, apply_reviewed, preview};
-pub use condition::{Fault, FaultCode, standing_on};
+pub use condition::{Fault, FaultCode, NoRecord, standing_on};
 pub(crate) use confirm::over;
 pub use confirm::{confirm, confirm_generation, undo};
 pub use detach::{detach, detach_each, tidy_up};

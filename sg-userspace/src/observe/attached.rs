@@ -6,7 +6,7 @@ use crate::kernel::inspect::inspect;
 use crate::kernel::location::is_attached_here;
 use crate::kernel::pins::{InterfacePins, PinTree};
 use crate::kernel::state::State;
-use crate::kernel::{KernelError, Zero, bpffs, interfaces, netns};
+use crate::kernel::{KernelError, NoRecord, Zero, bpffs, interfaces, netns};
 
 /// The attached interfaces that a command is about.
 #[derive(Clone, Debug)]
@@ -26,12 +26,9 @@ pub enum Scope {
 #[derive(Clone, Debug)]
 pub struct Attached {
     pub pins: InterfacePins,
-    /// The record. `Err` if it cannot be read; detaching works without it.
-    pub state: Result<State, String>,
+    /// The record, or why there is none. Detaching works without it.
+    pub state: Result<State, NoRecord>,
 }
-
-/// Why a record cannot be read that is not there.
-const MISSING: &str = "the state record is missing";
 
 /// The pins that a scope selects.
 enum Wanted {
@@ -216,11 +213,14 @@ impl Attached {
     fn read(pins: InterfacePins) -> Result<Attached, KernelError> {
         let state = match State::read(&pins) {
             Ok(Some(state)) => Ok(state),
-            Ok(None) => Err(MISSING.to_owned()),
-            Err(KernelError::DamagedState { reason, .. }) => Err(reason),
+            Ok(None) => match inspect(&pins) {
+                Ok(found) => found.record(),
+                // Something may be attached.
+                Err(_) => Err(NoRecord::Missing),
+            },
             // This error does not mean that the record is damaged.
             Err(error @ KernelError::NotPermitted { .. }) => return Err(error),
-            Err(error) => Err(error.to_string()),
+            Err(error) => Err(NoRecord::unreadable(&error)),
         };
         Ok(Attached { pins, state })
     }
@@ -239,6 +239,12 @@ impl Attached {
         })
     }
 
+    /// As [`Attached::name`], or else its index.
+    pub fn name_or_index(&self) -> String {
+        let index = || format!("#{}", self.pins.ifindex);
+        self.name().unwrap_or_else(index)
+    }
+
     /// The other interfaces of its attachment, which share its flows. One on which the first
     /// `apply` was cut short has not come so far.
     pub fn others(&self) -> Vec<Attached> {
@@ -247,7 +253,7 @@ impl Attached {
         let read = |pins: InterfacePins| {
             Attached::read(pins.clone()).unwrap_or_else(|error| Attached {
                 pins,
-                state: Err(error.to_string()),
+                state: Err(NoRecord::unreadable(&error)),
             })
         };
         let others = others.map(read);
@@ -271,26 +277,20 @@ impl Attached {
 
     /// The record, or an error with its remedy.
     pub fn state(&self) -> Result<&State, KernelError> {
-        self.state
-            .as_ref()
-            .map_err(|reason| match self.is_cut_short() {
-                true => KernelError::CutShort {
-                    interface: self
-                        .name()
-                        .unwrap_or_else(|| format!("#{}", self.pins.ifindex)),
-                },
-                false => KernelError::DamagedState {
-                    path: self.pins.state(),
-                    reason: reason.clone(),
-                },
-            })
+        self.state.as_ref().map_err(|why| match why {
+            NoRecord::CutShort => KernelError::CutShort {
+                interface: self.name_or_index(),
+            },
+            NoRecord::Missing | NoRecord::Unreadable(_) => KernelError::DamagedState {
+                path: self.pins.state(),
+                reason: why.reason().to_owned(),
+            },
+        })
     }
 
-    /// Whether a first `apply` was interrupted before it had attached anything, so that there are
-    /// only some of its maps.
+    /// See [`NoRecord::CutShort`].
     pub fn is_cut_short(&self) -> bool {
-        let is_missing = self.state.as_ref().is_err_and(|reason| reason == MISSING);
-        is_missing && inspect(&self.pins).is_ok_and(|found| !found.is_attached())
+        matches!(self.state, Err(NoRecord::CutShort))
     }
 
     /// Since when its counters count: the last zero (A5), or else its attachment.

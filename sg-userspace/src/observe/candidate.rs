@@ -129,7 +129,7 @@ pub fn candidate(attached: &Attached) -> Result<Option<Candidate>, KernelError> 
         reply_packets: gone.counts.reply_packets,
         reply_bytes: gone.counts.reply_bytes,
     }));
-    let condition = attached.condition_if_known()?;
+    let condition = attached.condition_if_known();
     let elsewhere = condition.elsewhere();
     let Condition {
         interface,

@@ -138,7 +138,7 @@ pub fn counters_since(attached: &Attached, origin: Origin) -> Result<Counters, K
         zero => zero?,
     };
     let (state, sampled_at, raw) = read_together(attached)?;
-    let condition = attached.condition_if_known()?;
+    let condition = attached.condition_if_known();
     Ok(assemble(
         &state,
         sampled_at,

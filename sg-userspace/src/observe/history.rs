@@ -60,7 +60,7 @@ impl Attached {
         // A record that is damaged has an error of its own.
         self.state()?;
         let policies = history::history(&self.pins)?;
-        let place = self.condition_if_known()?;
+        let place = self.condition_if_known();
         Ok(History {
             interface: place.interface,
             netns: place.netns,

@@ -124,7 +124,7 @@ impl<'a> Inquiry<'a> {
 
     /// What becomes of a packet, and the condition of the interface.
     fn ask_and_look(mut self, question: &Question) -> Result<Explanation, KernelError> {
-        let condition = self.attached.condition_if_known()?;
+        let condition = self.attached.condition_if_known();
         let elsewhere = condition.elsewhere();
         let Condition {
             interface,

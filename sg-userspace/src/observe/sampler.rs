@@ -49,7 +49,7 @@ impl Sampler {
         let (state, stamp) = read(&attached.pins)?;
         attached.state = Ok(state);
         let mut health = Pace::default();
-        let condition = health.pass(|| attached.condition_if_known())?;
+        let condition = health.pass(|| attached.condition_if_known());
         Ok(Sampler {
             past: past(&attached.pins),
             attached,
@@ -86,7 +86,7 @@ impl Sampler {
             self.past = past(self.pins());
         }
         if has_changed || self.health.is_due() {
-            self.condition = self.health.pass(|| self.attached.condition_if_known())?;
+            self.condition = self.health.pass(|| self.attached.condition_if_known());
         }
         let state = self.attached.state()?;
         let watched = state.candidate.as_ref();

@@ -45,10 +45,14 @@ pub enum Health {
 
 impl Health {
     fn of(faults: &[Fault]) -> Health {
-        let Some(first) = faults.first() else {
-            return Health::Enforcing;
-        };
-        match first.code {
+        let first = faults.first();
+        first.map_or(Health::Enforcing, |fault| Health::from(fault.code))
+    }
+}
+
+impl From<FaultCode> for Health {
+    fn from(code: FaultCode) -> Health {
+        match code {
             FaultCode::InterfaceGone => Health::InterfaceGone,
             FaultCode::Unprotected => Health::Unprotected,
             FaultCode::Interrupted => Health::Interrupted,
@@ -208,7 +212,7 @@ impl Attached {
 
     /// Finds the interface, and checks whether it enforces what its record says.
     pub fn condition(&self) -> Result<Condition, KernelError> {
-        match self.look() {
+        Ok(match self.look() {
             Ok((found, faults)) => self.found_at(Some(found.place), faults),
             Err(KernelError::NotPermitted { what, help }) => {
                 let message = format!("{what} is not permitted");
@@ -219,35 +223,36 @@ impl Attached {
                 let help = "run it where the BPF file system is mounted for writing";
                 self.unverified(message, help)
             }
-            Err(error) => Err(error),
-        }
+            Err(error) => return Err(error),
+        })
     }
 
     /// As [`Attached::condition`], for commands that can report something without it: an error
     /// becomes a fault.
-    pub fn condition_if_known(&self) -> Result<Condition, KernelError> {
-        self.condition().or_else(|error| {
+    pub fn condition_if_known(&self) -> Condition {
+        self.condition().unwrap_or_else(|error| {
             let help = "`sgctl status` says more";
             self.unverified(format!("it cannot be looked at: {error}"), help)
         })
     }
 
-    fn unverified(
-        &self,
-        message: impl Into<String>,
-        help: impl Into<String>,
-    ) -> Result<Condition, KernelError> {
-        self.found_at(None, vec![Fault::new(FaultCode::Unverified, message, help)])
+    fn unverified(&self, message: impl Into<String>, help: impl Into<String>) -> Condition {
+        let fault = match &self.state {
+            Ok(_) => Fault::new(FaultCode::Unverified, message, help),
+            // So much is known.
+            Err(why) => why.fault(),
+        };
+        self.found_at(None, vec![fault])
     }
 
-    fn found_at(&self, place: Option<Place>, faults: Vec<Fault>) -> Result<Condition, KernelError> {
-        let state = self.state()?;
+    fn found_at(&self, place: Option<Place>, faults: Vec<Fault>) -> Condition {
+        let state = self.state.as_ref().ok();
         let health = match Health::of(&faults) {
-            Health::Enforcing if state.audits() => Health::Auditing,
+            Health::Enforcing if state.is_some_and(State::audits) => Health::Auditing,
             health => health,
         };
         let cookie = self.pins.netns_cookie;
-        Ok(match place {
+        match place {
             // The namespace that it is in now, not the one that the pins name.
             Some(Place::Moved(at)) => Condition {
                 netns: match at.netns() {
@@ -263,15 +268,18 @@ impl Attached {
             place => Condition {
                 interface: match place {
                     Some(Place::There(at)) => at.interface.name,
-                    _ => state.interface.clone(),
+                    _ => match state {
+                        Some(state) => state.interface.clone(),
+                        None => self.name_or_index(),
+                    },
                 },
                 ifindex: self.pins.ifindex,
-                netns: state.netns_name(),
+                netns: state.map_or_else(|| places::name_of(cookie), State::netns_name),
                 netns_cookie: cookie,
                 health,
                 faults,
             },
-        })
+        }
     }
 
     /// Whether its policy waits to be confirmed, or has waited and no command has tidied up after

@@ -221,7 +221,7 @@ impl CountersCommand {
         for one in find(context, &self.ifaces)? {
             let before = one.counted_since()?;
             let zero = set_zero(&context.bpffs, &one.pins)?;
-            let place = one.condition_if_known()?;
+            let place = one.condition_if_known();
             done.push(Reset {
                 interface: place.interface,
                 netns: place.netns,

@@ -44,7 +44,7 @@ pub(super) struct Tables {
 pub(super) fn listed(one: &Attached, wanted: &Wanted) -> Result<Listed, Failure> {
     let listing = list(one, wanted)?;
     let [half_open, established] = table_use_with(&one.pins, listing.live)?;
-    let own = Standing::from(one.condition_if_known()?);
+    let own = Standing::of(one);
     let others = one.others();
     let mut interfaces = vec![own.clone()];
     interfaces.extend(others.iter().map(Standing::of));
