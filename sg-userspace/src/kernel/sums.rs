@@ -115,25 +115,18 @@ impl<'a> Sums<'a> {
         sums
     }
 
-    /// Packets and bytes that crossed in a direction: what was decided there, and the replies of
-    /// flows that were admitted in the other one (A2).
-    pub(crate) fn total(&self, direction: Direction) -> [u64; 2] {
+    /// All counts, each with its direction and action: of rules, of those that are not known any
+    /// more, and of reasons.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (Direction, Action, SlotCounters)> {
         let of_rules = self.rules.iter().chain(&self.former);
-        let of_rules = of_rules.map(|(owner, counts)| (owner.direction, *counts));
+        let of_rules = of_rules.map(|(owner, counts)| (owner.direction, owner.action, *counts));
         let of_forgotten = self.forgotten.iter();
-        let of_forgotten = of_forgotten.map(|gone| (gone.direction, gone.counts));
-        let of_reasons = Direction::BOTH.into_iter().flat_map(|side| {
-            let counts = move |reason| (side, self.reason(side, reason));
-            Reason::ALL.into_iter().map(counts)
+        let of_forgotten = of_forgotten.map(|gone| (gone.direction, gone.action, gone.counts));
+        let of_reasons = Direction::BOTH.into_iter().flat_map(move |direction| {
+            let counts = |reason: Reason| self.reason(direction, reason);
+            Reason::ALL.map(|reason| (direction, reason.action(), counts(reason)))
         });
-        let all = of_rules.chain(of_forgotten).chain(of_reasons);
-        all.fold([0; 2], |[packets, bytes], (side, counts)| {
-            let [more_packets, more_bytes] = match side == direction {
-                true => [counts.packets, counts.bytes],
-                false => [counts.reply_packets, counts.reply_bytes],
-            };
-            [packets + more_packets, bytes + more_bytes]
-        })
+        of_rules.chain(of_forgotten).chain(of_reasons)
     }
 
     /// The counts of a reason in the direction of its packets; their replies cross the other way.
@@ -149,6 +142,17 @@ impl<'a> Sums<'a> {
             }
             _ => own,
         }
+    }
+
+    /// Packets and bytes that crossed in a direction because of a reason: what it decided there,
+    /// and the replies to what it let pass in the other direction (A2).
+    pub(crate) fn crossed(&self, direction: Direction, reason: Reason) -> [u64; 2] {
+        let counts = self.reason(direction, reason);
+        let replies = self.reason(direction.opposite(), reason);
+        [
+            counts.packets + replies.reply_packets,
+            counts.bytes + replies.reply_bytes,
+        ]
     }
 
     /// How many packets the rules have decided, those that none matches too, by direction. It never

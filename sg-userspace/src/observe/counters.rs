@@ -76,8 +76,12 @@ pub struct Totals {
 }
 
 impl Totals {
-    /// The sum of one direction. A rule's replies are packets of the other direction, and accepted.
-    pub fn of(direction: Direction, rules: &[RuleCounters], reasons: &[ReasonCounters]) -> Totals {
+    /// The sum of one direction, of all counts with their directions and actions. Replies cross in
+    /// the other direction than the packets that they answer, and pass.
+    pub(super) fn sum(
+        direction: Direction,
+        all: impl Iterator<Item = (Direction, Action, SlotCounters)>,
+    ) -> Totals {
         let mut total = Totals {
             direction,
             packets: 0,
@@ -86,7 +90,14 @@ impl Totals {
             dropped: 0,
             audited: 0,
         };
-        let mut add = |packets: u64, bytes: u64, action: Action| {
+        for (side, action, counts) in all {
+            let (packets, bytes, action) = match (side == direction, action) {
+                (true, action) => (counts.packets, counts.bytes, action),
+                (false, Action::Audit) => (counts.reply_packets, counts.reply_bytes, Action::Audit),
+                (false, Action::Accept | Action::Drop) => {
+                    (counts.reply_packets, counts.reply_bytes, Action::Accept)
+                }
+            };
             total.packets += packets;
             total.bytes += bytes;
             match action.passes() {
@@ -96,22 +107,31 @@ impl Totals {
             if action == Action::Audit {
                 total.audited += packets;
             }
-        };
-        for rule in rules {
-            if rule.direction == direction {
-                add(rule.packets, rule.bytes, rule.action);
-            } else {
-                let action = match rule.action {
-                    Action::Audit => Action::Audit,
-                    Action::Accept | Action::Drop => Action::Accept,
-                };
-                add(rule.reply_packets, rule.reply_bytes, action);
-            }
-        }
-        for reason in reasons.iter().filter(|r| r.direction == direction) {
-            add(reason.packets, reason.bytes, reason.action);
         }
         total
+    }
+
+    /// The sum of one direction, of the rows of `counters`.
+    pub fn of(direction: Direction, rules: &[RuleCounters], reasons: &[ReasonCounters]) -> Totals {
+        let rules = rules.iter().map(|rule| {
+            let counts = SlotCounters {
+                packets: rule.packets,
+                bytes: rule.bytes,
+                reply_packets: rule.reply_packets,
+                reply_bytes: rule.reply_bytes,
+            };
+            (rule.direction, rule.action, counts)
+        });
+        // Replies are in the rows of the direction in which they crossed.
+        let reasons = reasons.iter().map(|row| {
+            let counts = SlotCounters {
+                packets: row.packets,
+                bytes: row.bytes,
+                ..SlotCounters::default()
+            };
+            (row.direction, row.action, counts)
+        });
+        Totals::sum(direction, rules.chain(reasons))
     }
 }
 
@@ -189,15 +209,13 @@ pub(crate) fn assemble(
         .into_iter()
         .flat_map(|direction| Reason::ALL.map(|reason| (direction, reason)))
         .map(|(direction, reason)| {
-            // What no rule matches may have replies, where it passes: they cross the other way.
-            let replies = sums.reason(direction.opposite(), reason);
-            let counts = sums.reason(direction, reason);
+            let [packets, bytes] = sums.crossed(direction, reason);
             ReasonCounters {
                 direction,
                 reason,
                 action: reason.action(),
-                packets: counts.packets + replies.reply_packets,
-                bytes: counts.bytes + replies.reply_bytes,
+                packets,
+                bytes,
             }
         })
         .collect();

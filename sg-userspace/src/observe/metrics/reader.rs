@@ -23,6 +23,7 @@ use crate::kernel::trial::left_until;
 use crate::kernel::{FaultCode, KernelError, bpffs, owned_counters};
 use crate::observe::attached::{Attached, Scope, attached};
 use crate::observe::candidate;
+use crate::observe::counters::Totals;
 use crate::observe::pace::Pace;
 use crate::observe::status::Condition;
 
@@ -428,21 +429,21 @@ impl Known {
             *replies += counts.reply_packets;
         }
         for (direction, reason, labels) in &self.reasons {
-            // As `counters` has them: what answers crosses the other way.
-            let replies = sums.reason(direction.opposite(), *reason).reply_packets;
+            let [packets, _] = sums.crossed(*direction, *reason);
             sample.reasons.push(Series {
                 labels: labels.clone(),
-                counts: [sums.reason(*direction, *reason).packets + replies],
+                counts: [packets],
                 created,
             });
         }
-        sample
-            .totals
-            .extend(Direction::BOTH.map(|direction| Series {
+        sample.totals.extend(Direction::BOTH.map(|direction| {
+            let total = Totals::sum(direction, sums.all());
+            Series {
                 labels: of_direction(&self.name, direction, &[]),
-                counts: sums.total(direction),
+                counts: [total.packets, total.bytes],
                 created,
-            }));
+            }
+        }));
         if let Some((candidate, totals)) = candidate::status_of(state, &sums) {
             let series = totals.iter().map(|total| Series {
                 labels: of_direction(&self.name, total.direction, &[]),
