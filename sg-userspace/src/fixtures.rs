@@ -1,8 +1,9 @@
 //! Values that the tests of several commands and of the lab begin with.
 
 use sg_common::verdict::Direction;
+use sg_userspace::kernel::Fault;
 use sg_userspace::observe::counters::{Counters, Totals};
-use sg_userspace::observe::status::{Health, PolicyStatus};
+use sg_userspace::observe::status::{Health, PolicyStatus, Standing};
 
 /// A policy as `status` shows it.
 pub(crate) fn policy(name: &str) -> PolicyStatus {
@@ -15,14 +16,21 @@ pub(crate) fn policy(name: &str) -> PolicyStatus {
     }
 }
 
+/// An interface in its own place.
+pub(crate) fn standing(interface: &str, health: Health, faults: Vec<Fault>) -> Standing {
+    Standing {
+        interface: interface.into(),
+        netns: None,
+        health,
+        faults,
+        elsewhere: None,
+    }
+}
+
 /// The counters of an interface whose policy `p` is in force and has no rules.
 pub(crate) fn counters(interface: &str) -> Counters {
     Counters {
-        interface: interface.into(),
-        netns: None,
-        health: Health::Enforcing,
-        faults: Vec::new(),
-        elsewhere: None,
+        standing: standing(interface, Health::Enforcing, Vec::new()),
         sampled_at: "2026-01-31T10:20:30Z".into(),
         since: "2026-01-31T10:00:00Z".into(),
         reset_at: None,

@@ -8,6 +8,7 @@ use sg_policy::policy::titled;
 use sg_userspace::kernel::KernelError;
 use sg_userspace::observe::attached::Attached;
 use sg_userspace::observe::candidate::{Candidate, Decision, PairCounters, candidate};
+use sg_userspace::observe::status::Standing;
 
 use super::context::Context;
 use super::failure::Failure;
@@ -84,10 +85,13 @@ pub(super) fn none_on(names: &str) -> KernelError {
 
 fn text(screen: &Screen, one: &Candidate) -> String {
     let watched = &one.candidate;
-    let place = one.netns.as_ref().map(|netns| format!(" in {netns}"));
+    let Standing {
+        interface, netns, ..
+    } = &one.standing;
+    let place = netns.as_ref().map(|netns| format!(" in {netns}"));
     let mut out = format!(
         "{}{}  {}, generation {}\n  candidate {}  {}\n",
-        screen.paint(Paint::Bold, clean(&one.interface)),
+        screen.paint(Paint::Bold, clean(interface)),
         clean(&place.unwrap_or_default()),
         screen.paint(Paint::Bold, clean(&one.policy.name)),
         one.policy.generation,
@@ -105,13 +109,7 @@ fn text(screen: &Screen, one: &Candidate) -> String {
         let compared = compared(total.packets, total.evaluated);
         let _ = writeln!(out, "  {}: {compared}", total.direction);
     }
-    out.push_str(&health::warnings(
-        screen,
-        &one.interface,
-        one.health,
-        &one.faults,
-        one.elsewhere.as_deref(),
-    ));
+    out.push_str(&health::warnings(screen, &one.standing));
     let counted = one.pairs.iter();
     let counted = counted.filter(|pair| pair.packets > 0 || pair.reply_packets > 0);
     let counted: Vec<_> = counted.collect();

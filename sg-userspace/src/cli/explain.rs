@@ -112,16 +112,9 @@ impl Explain {
 
 fn text(screen: &Screen, packet: &Packet, answer: &Answer) -> String {
     let explanation = &answer.explanation;
-    let mut out = match (&explanation.interface, explanation.health) {
-        (Some(interface), Some(health)) => health::warnings(
-            screen,
-            interface,
-            health,
-            &explanation.faults,
-            explanation.elsewhere.as_deref(),
-        ),
-        _ => String::new(),
-    };
+    let standing = explanation.standing();
+    let warnings = standing.map(|standing| health::warnings(screen, &standing));
+    let mut out = warnings.unwrap_or_default();
     let _ = writeln!(
         out,
         "{}  {}",

@@ -1,64 +1,12 @@
 //! Warnings about an interface that does not enforce its policy. All commands that print a policy
 //! print them first.
 
-use serde::Serialize;
 use sg_policy::policy::AuditScope;
 use sg_userspace::kernel::Fault;
-use sg_userspace::observe::attached::Attached;
-use sg_userspace::observe::status::{Condition, Health};
+use sg_userspace::observe::status::{Health, Standing};
 
 use super::screen::{Paint, Screen, wrapped};
 use super::units::clean;
-
-/// Whether an interface enforces its policy, for views that are about several.
-#[derive(Clone, Debug, Serialize)]
-pub(super) struct Standing {
-    pub(super) interface: String,
-    pub(super) netns: Option<String>,
-    pub(super) health: Health,
-    pub(super) faults: Vec<Fault>,
-    #[serde(skip)]
-    pub(super) elsewhere: Option<String>,
-}
-
-impl Standing {
-    /// What cannot be found out is a fault, so that the other interfaces are shown all the same.
-    pub(super) fn of(one: &Attached) -> Standing {
-        Standing::from(one.condition_if_known())
-    }
-
-    /// See [`warnings`].
-    pub(super) fn warnings(&self, screen: &Screen) -> String {
-        let elsewhere = self.elsewhere.as_deref();
-        warnings(
-            screen,
-            &self.interface,
-            self.health,
-            &self.faults,
-            elsewhere,
-        )
-    }
-}
-
-impl From<Condition> for Standing {
-    fn from(condition: Condition) -> Standing {
-        let elsewhere = condition.elsewhere();
-        let Condition {
-            interface,
-            netns,
-            health,
-            faults,
-            ..
-        } = condition;
-        Standing {
-            interface,
-            netns,
-            health,
-            faults,
-            elsewhere,
-        }
-    }
-}
 
 /// The word for the health, with its colour.
 pub(super) fn word(health: Health) -> (&'static str, Paint) {
@@ -104,13 +52,14 @@ pub(super) fn auditing(audit: Option<AuditScope>, rules: usize) -> Option<String
 /// A line for each fault, one if what is to be dropped passes, and one if the interface is in
 /// another namespace, no longer than the terminal. There are none if the interface is enforcing, or
 /// if that cannot be checked from here, which `status` reports.
-pub(super) fn warnings(
-    screen: &Screen,
-    interface: &str,
-    health: Health,
-    faults: &[Fault],
-    elsewhere: Option<&str>,
-) -> String {
+pub(super) fn warnings(screen: &Screen, standing: &Standing) -> String {
+    let Standing {
+        interface,
+        health,
+        faults,
+        elsewhere,
+        ..
+    } = standing;
     let mut out = String::new();
     if let Some(place) = elsewhere {
         let note = screen.paint(Paint::Yellow, "note");
@@ -120,15 +69,15 @@ pub(super) fn warnings(
             clean(place)
         ));
     }
-    if health == Health::Auditing {
+    if *health == Health::Auditing {
         out.push_str(&format!(
             "{}: {} is auditing: what its policy would drop passes, all of it or some (`sgctl status`)\n",
             screen.paint(Paint::Magenta, "warning"),
             clean(interface),
         ));
     }
-    if health != Health::Unverified {
-        let (word, paint) = word(health);
+    if *health != Health::Unverified {
+        let (word, paint) = word(*health);
         for Fault { message, help, .. } in faults {
             out.push_str(&format!(
                 "{}: {} is not enforcing ({word}): {}; {}\n",

@@ -144,7 +144,7 @@ fn render(report: &Report, paint: Paint) -> String {
         "{}  {}",
         paint.title(&format!(
             "Policy {} on the node's {}",
-            report.counters.policy.name, report.counters.interface
+            report.counters.policy.name, report.counters.standing.interface
         )),
         paint.quiet(&format!(
             "inbound XDP {}, outbound {}",
@@ -357,7 +357,10 @@ fn totals(out: &mut String, report: &Report) {
                 0 => String::new(),
                 n => format!(", {n} of them while it was being attached to"),
             };
-            format!("; {} itself {did} {}{early}", counters.interface, c.packets)
+            format!(
+                "; {} itself {did} {}{early}",
+                counters.standing.interface, c.packets
+            )
         });
         let _ = writeln!(
             out,

@@ -131,7 +131,7 @@ fn total_key(one: &Counters, total: &Totals) -> String {
 fn place(one: &Counters) -> String {
     format!(
         "{}\0{}",
-        one.netns.as_deref().unwrap_or_default(),
-        one.interface
+        one.standing.netns.as_deref().unwrap_or_default(),
+        one.standing.interface
     )
 }

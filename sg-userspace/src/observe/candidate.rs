@@ -7,21 +7,16 @@ use sg_common::verdict::{Action, Direction};
 
 use super::attached::Attached;
 use super::counters::read_together;
-use super::status::{Condition, Health, PolicyStatus};
+use super::status::{PolicyStatus, Standing};
+use crate::kernel::KernelError;
 use crate::kernel::state::{SlotOwner, State};
 use crate::kernel::sums::Sums;
-use crate::kernel::{Fault, KernelError};
 
 /// `counters --candidate --json` of one interface.
 #[derive(Clone, Debug, Serialize)]
 pub struct Candidate {
-    pub interface: String,
-    pub netns: Option<String>,
-    pub health: Health,
-    pub faults: Vec<Fault>,
-    /// See [`Condition::elsewhere`].
-    #[serde(skip)]
-    pub elsewhere: Option<String>,
+    #[serde(flatten)]
+    pub standing: Standing,
     /// When the counters were read (RFC 3339).
     pub sampled_at: String,
     /// The policy in force.
@@ -129,21 +124,8 @@ pub fn candidate(attached: &Attached) -> Result<Option<Candidate>, KernelError> 
         reply_packets: gone.counts.reply_packets,
         reply_bytes: gone.counts.reply_bytes,
     }));
-    let condition = attached.condition_if_known();
-    let elsewhere = condition.elsewhere();
-    let Condition {
-        interface,
-        netns,
-        health,
-        faults,
-        ..
-    } = condition;
     Ok(Some(Candidate {
-        interface,
-        netns,
-        health,
-        faults,
-        elsewhere,
+        standing: Standing::of(attached),
         sampled_at,
         policy: PolicyStatus::of(&state),
         candidate,

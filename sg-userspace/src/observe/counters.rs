@@ -5,23 +5,17 @@ use sg_common::counters::SlotCounters;
 use sg_common::verdict::{Action, Direction, Reason};
 
 use super::attached::Attached;
-use super::status::{Condition, Health, PolicyStatus};
+use super::status::{Condition, PolicyStatus, Standing};
 use crate::kernel::state::{SlotOwner, State};
 use crate::kernel::sums::Sums;
 use crate::kernel::zero::Zero;
-use crate::kernel::{Fault, KernelError, owned_counters};
+use crate::kernel::{KernelError, owned_counters};
 
 /// `counters --json` of one interface (A4).
 #[derive(Clone, Debug, Serialize)]
 pub struct Counters {
-    pub interface: String,
-    pub netns: Option<String>,
-    /// Whether the rules are in force there, with all faults, as in `status`.
-    pub health: Health,
-    pub faults: Vec<Fault>,
-    /// See [`Condition::elsewhere`].
-    #[serde(skip)]
-    pub elsewhere: Option<String>,
+    #[serde(flatten)]
+    pub standing: Standing,
     /// When the counters were read (RFC 3339).
     pub sampled_at: String,
     /// Since when they count: the attachment of the interface, or the zero that was asked for.
@@ -220,20 +214,8 @@ pub(crate) fn assemble(
         })
         .collect();
     let totals = Direction::BOTH.map(|it| Totals::of(it, &rules, &reasons));
-    let elsewhere = condition.elsewhere();
-    let Condition {
-        interface,
-        netns,
-        health,
-        faults,
-        ..
-    } = condition;
     Counters {
-        interface,
-        netns,
-        health,
-        faults,
-        elsewhere,
+        standing: Standing::from(condition),
         sampled_at,
         since: asked.map_or_else(|| state.attached_at.clone(), |zero| zero.at.clone()),
         reset_at: zero.map(|zero| zero.at.clone()),

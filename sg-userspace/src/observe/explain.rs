@@ -10,7 +10,7 @@ use sg_common::verdict::{Action, Direction, Reason};
 
 use super::attached::Attached;
 use super::decided::DecidedBy;
-use super::status::Health;
+use super::status::{Health, Standing};
 pub use super::way::ExplainedRule;
 use super::way::{Decision, Way};
 use crate::kernel::state::{self, State};
@@ -66,6 +66,17 @@ pub struct Explanation {
 }
 
 impl Explanation {
+    /// That of the interface. `None` for a policy.
+    pub fn standing(&self) -> Option<Standing> {
+        Some(Standing {
+            interface: self.interface.clone()?,
+            netns: None,
+            health: self.health?,
+            faults: self.faults.clone(),
+            elsewhere: self.elsewhere.clone(),
+        })
+    }
+
     /// Only the decision: nothing is known of an interface and of the way through it.
     pub(super) fn of(direction: Direction, decision: Decision) -> Explanation {
         Explanation {

@@ -19,7 +19,7 @@ use super::attached::Attached;
 use super::decided::DecidedBy;
 use super::explain::{Explanation, Question, Transport, by_tables};
 use super::flows::{Flow, FlowRule, FlowState, flow_of, rules};
-use super::status::Condition;
+use super::status::Standing;
 use super::way::{Decision, ExplainedRule, JudgedBy, NearRule, Way};
 use crate::kernel::KernelError;
 use crate::kernel::capabilities::TO_ENFORCE;
@@ -124,14 +124,13 @@ impl<'a> Inquiry<'a> {
 
     /// What becomes of a packet, and the condition of the interface.
     fn ask_and_look(mut self, question: &Question) -> Result<Explanation, KernelError> {
-        let condition = self.attached.condition_if_known();
-        let elsewhere = condition.elsewhere();
-        let Condition {
+        let Standing {
             interface,
             health,
             faults,
+            elsewhere,
             ..
-        } = condition;
+        } = Standing::of(self.attached);
         Ok(Explanation {
             interface: Some(interface),
             health: Some(health),

@@ -91,6 +91,47 @@ impl Condition {
     }
 }
 
+/// Which interface it is and whether it enforces its policy, with all faults: the head of what is
+/// read of it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Standing {
+    pub interface: String,
+    /// As in [`Condition`].
+    pub netns: Option<String>,
+    pub health: Health,
+    pub faults: Vec<Fault>,
+    /// See [`Condition::elsewhere`].
+    #[serde(skip)]
+    pub elsewhere: Option<String>,
+}
+
+impl Standing {
+    /// What cannot be found out is a fault, so that the other interfaces are shown all the same.
+    pub fn of(one: &Attached) -> Standing {
+        Standing::from(one.condition_if_known())
+    }
+}
+
+impl From<Condition> for Standing {
+    fn from(condition: Condition) -> Standing {
+        let elsewhere = condition.elsewhere();
+        let Condition {
+            interface,
+            netns,
+            health,
+            faults,
+            ..
+        } = condition;
+        Standing {
+            interface,
+            netns,
+            health,
+            faults,
+            elsewhere,
+        }
+    }
+}
+
 /// A row of `status`.
 #[derive(Clone, Debug, Serialize)]
 pub struct Status {

@@ -42,6 +42,7 @@ fn status(sandbox: &Sandbox) -> Status {
         let Ok(read) = counters(&one) else {
             return status;
         };
+        let read = read.standing;
         let (counted, shown) = ((read.health, &read.faults), (status.health, &status.faults));
         if counted == shown {
             return status;
@@ -260,7 +261,7 @@ fn a_program_that_comes_before_ours_is_reported() {
         let said = &status(sandbox).faults[0].message;
         assert!(said.contains("sg_outbound"), "{said}");
         let read = counters(&only(sandbox, "sg0")).unwrap();
-        assert_eq!(read.health, Health::Preceded);
+        assert_eq!(read.standing.health, Health::Preceded);
         // Applying the same policy is not `unchanged` here: the program moves to the front.
         let applied = apply(&rules_from_lines(A), &sandbox.options("sg0")).unwrap();
         assert_eq!(applied.outcome, Outcome::Replaced);

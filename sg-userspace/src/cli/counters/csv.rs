@@ -23,11 +23,11 @@ pub(super) fn rows(one: &Counters, rates: Option<&Rates>) -> String {
         ],
     };
     let mut row = |fields: [&str; 15], rate: [String; 2]| {
-        let netns = one.netns.as_deref().unwrap_or_default();
+        let netns = one.standing.netns.as_deref().unwrap_or_default();
         let head = [
             one.sampled_at.as_str(),
             one.since.as_str(),
-            one.interface.as_str(),
+            one.standing.interface.as_str(),
             netns,
         ];
         let rate = rate.iter().map(String::as_str);

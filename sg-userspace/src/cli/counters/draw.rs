@@ -5,6 +5,7 @@
 
 use sg_common::verdict::Direction;
 use sg_userspace::observe::counters::{Counters, Totals};
+use sg_userspace::observe::status::Standing;
 
 use super::choice::Choice;
 use super::rows::{Row, Rows};
@@ -41,13 +42,7 @@ pub(in crate::cli) fn text(screen: &Screen, all: &[Counters], look: Look<'_>) ->
             head.push_str(&screen.paint(Paint::Dim, since));
             head.push('\n');
         }
-        head.push_str(&health::warnings(
-            screen,
-            &one.interface,
-            one.health,
-            &one.faults,
-            one.elsewhere.as_deref(),
-        ));
+        head.push_str(&health::warnings(screen, &one.standing));
         let room = share.map(|share| share.saturating_sub(head.lines().count()));
         out.push_str(&head);
         out.push_str(&table(screen, one, look, room));
@@ -65,9 +60,12 @@ fn since(one: &Counters) -> String {
 
 fn heading(screen: &Screen, one: &Counters) -> String {
     let policy = &one.policy;
-    let place = one.netns.as_ref().map(|netns| format!(" in {netns}"));
+    let Standing {
+        interface, netns, ..
+    } = &one.standing;
+    let place = netns.as_ref().map(|netns| format!(" in {netns}"));
     let place = clean(&place.unwrap_or_default());
-    let (interface, name) = (clean(&one.interface), clean(&policy.name));
+    let (interface, name) = (clean(interface), clean(&policy.name));
     let rest = format!(
         "sha256:{}, generation {}, applied {}",
         short_digest(&policy.digest),
@@ -125,7 +123,10 @@ fn left_out(one: &Counters, rows: &Rows<'_>, is_too_low: bool) -> Option<String>
     };
     let parts: Vec<String> = lower.into_iter().chain(zeros).collect();
     let how = match is_too_low {
-        true => format!(": `sgctl counters --iface {}`", clean(&one.interface)),
+        true => format!(
+            ": `sgctl counters --iface {}`",
+            clean(&one.standing.interface)
+        ),
         false => String::new(),
     };
     (!parts.is_empty()).then(|| format!("{}{how}", parts.join("; ")))

@@ -1,19 +1,16 @@
 //! Counters as JSON (A4): each row with its rates, where there is a reading before.
 
 use serde::Serialize;
-use sg_userspace::kernel::Fault;
 use sg_userspace::observe::counters::{Counters, ReasonCounters, RuleCounters, Totals};
-use sg_userspace::observe::status::{Health, PolicyStatus};
+use sg_userspace::observe::status::{PolicyStatus, Standing};
 
 use crate::cli::rates::{Rate, Rates};
 
 /// `counters --json` of one interface, and the same of `run`.
 #[derive(Serialize)]
 pub(in crate::cli) struct Json<'a> {
-    interface: &'a str,
-    netns: Option<&'a str>,
-    health: Health,
-    faults: &'a [Fault],
+    #[serde(flatten)]
+    standing: &'a Standing,
     sampled_at: &'a str,
     since: &'a str,
     reset_at: Option<&'a str>,
@@ -49,11 +46,7 @@ impl<'a> Json<'a> {
         }
         // Whoever adds a field to them decides whether it is printed.
         let Counters {
-            interface,
-            netns,
-            health,
-            faults,
-            elsewhere: _,
+            standing,
             sampled_at,
             since,
             reset_at,
@@ -63,10 +56,7 @@ impl<'a> Json<'a> {
             totals,
         } = one;
         Json {
-            interface,
-            netns: netns.as_deref(),
-            health: *health,
-            faults,
+            standing,
             sampled_at,
             since,
             reset_at: reset_at.as_deref(),

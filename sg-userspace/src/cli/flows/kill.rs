@@ -87,8 +87,8 @@ pub(super) fn run(flows: &Flows, context: &Context) -> Result<(), Failure> {
             false => kill(&context.bpffs, &one.pins, &chosen)?,
         };
         reports.push(Report {
-            interface: &doomed.listed.interface,
-            netns: doomed.listed.netns.as_deref(),
+            interface: &doomed.listed.standing.interface,
+            netns: doomed.listed.standing.netns.as_deref(),
             killed,
             own: doomed.own,
             flows: &doomed.listed.flows,

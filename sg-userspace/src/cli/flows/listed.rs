@@ -1,14 +1,12 @@
 //! The flows of an attachment, read for printing.
 
 use serde::Serialize;
-use sg_userspace::kernel::Fault;
 use sg_userspace::kernel::flow_tables::{FlowTableUse, table_use_with};
 use sg_userspace::observe::attached::Attached;
 use sg_userspace::observe::flows::{Flow, Wanted, list};
-use sg_userspace::observe::status::Health;
+use sg_userspace::observe::status::Standing;
 
 use crate::cli::failure::Failure;
-use crate::cli::health::Standing;
 
 /// How many flows are printed for people, unless they say otherwise.
 pub(super) const SHOWN: usize = 100;
@@ -16,11 +14,8 @@ pub(super) const SHOWN: usize = 100;
 /// The flows of an attachment.
 #[derive(Serialize)]
 pub(super) struct Listed {
-    pub(super) interface: String,
-    pub(super) netns: Option<String>,
-    /// Whether the policy is in force on the interface, with its faults, as in `status`.
-    pub(super) health: Health,
-    pub(super) faults: Vec<Fault>,
+    #[serde(flatten)]
+    pub(super) standing: Standing,
     /// The other interfaces that share this table. Left out if there are none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) shared_with: Vec<String>,
@@ -49,10 +44,7 @@ pub(super) fn listed(one: &Attached, wanted: &Wanted) -> Result<Listed, Failure>
     let mut interfaces = vec![own.clone()];
     interfaces.extend(others.iter().map(Standing::of));
     Ok(Listed {
-        interface: own.interface,
-        netns: own.netns,
-        health: own.health,
-        faults: own.faults,
+        standing: own,
         shared_with: one.shared_with(),
         interfaces,
         total: listing.total,

@@ -8,6 +8,7 @@ use sg_policy::policy::{Endpoint, Protocol, protocol_name, titled};
 use sg_userspace::observe::flows::{Flow, FlowState, Opened};
 
 use super::super::failure::Failure;
+use super::super::health::warnings;
 use super::super::screen::{Paint, Screen, clip};
 use super::super::table::{Column, Table};
 use super::super::units::{clean, count, nearly, span, thousands};
@@ -100,9 +101,13 @@ fn table(screen: &Screen, flows: &[Flow], words: Words) -> Table {
 
 /// The interfaces and how many flows there are, with what is wrong.
 fn heading(screen: &Screen, one: &Listed) -> String {
-    let mut names = vec![one.interface.as_str()];
+    let mut names = vec![one.standing.interface.as_str()];
     names.extend(one.shared_with.iter().map(String::as_str));
-    let place = one.netns.as_ref().map(|netns| format!(" in {netns}"));
+    let place = one
+        .standing
+        .netns
+        .as_ref()
+        .map(|netns| format!(" in {netns}"));
     let flows = match one.matching == one.total {
         true => count(one.total, "flow"),
         false => format!(
@@ -111,7 +116,7 @@ fn heading(screen: &Screen, one: &Listed) -> String {
             count(one.total, "flow")
         ),
     };
-    let warnings = one.interfaces.iter().map(|it| it.warnings(screen));
+    let warnings = one.interfaces.iter().map(|it| warnings(screen, it));
     format!(
         "{}{}  {flows}{}\n{}",
         screen.paint(Paint::Bold, clean(&names.join(", "))),
@@ -372,11 +377,11 @@ mod tests {
     use sg_userspace::kernel::flow_tables::FlowTableUse;
     use sg_userspace::kernel::{Fault, FaultCode};
     use sg_userspace::observe::flows::FlowRule;
-    use sg_userspace::observe::status::Health;
+    use sg_userspace::observe::status::{Health, Standing};
 
     use super::*;
-    use crate::cli::health::Standing;
     use crate::cli::screen::ColorChoice;
+    use crate::fixtures::standing;
 
     fn flow(local: &str, remote: &str, state: Timeout, seconds: [u64; 3]) -> Flow {
         let end = |text: &str| {
@@ -417,25 +422,12 @@ mod tests {
         }
     }
 
-    fn standing(interface: &str, health: Health, faults: Vec<Fault>) -> Standing {
-        Standing {
-            interface: interface.into(),
-            netns: None,
-            health,
-            faults,
-            elsewhere: None,
-        }
-    }
-
     fn drawn(flows: Vec<Flow>, others: Vec<Standing>, width: Option<usize>) -> String {
         let mut screen = Screen::stdout(ColorChoice::Never);
         (screen.width, screen.unicode) = (width, true);
         let own = standing("eth0", Health::Enforcing, Vec::new());
         let listed = Listed {
-            interface: "eth0".into(),
-            netns: None,
-            health: Health::Enforcing,
-            faults: Vec::new(),
+            standing: own.clone(),
             shared_with: others.iter().map(|one| one.interface.clone()).collect(),
             interfaces: [vec![own], others].concat(),
             total: flows.len(),

@@ -4,9 +4,10 @@ use sg_userspace::kernel::KernelError;
 use sg_userspace::observe::attached::{Attached, attached};
 use sg_userspace::observe::events::{Events, Logged, LoggedPacket, Tally};
 use sg_userspace::observe::pace::Pace;
+use sg_userspace::observe::status::Standing;
 
 use crate::cli::context::{Context, Ifaces};
-use crate::cli::health::Standing;
+use crate::cli::health::warnings;
 
 /// Which events are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,7 +110,7 @@ impl Sources {
             let found = attached(&context.bpffs, &context.here(&ifaces)).unwrap_or_default();
             let warnings = found
                 .iter()
-                .map(|one| Standing::of(one).warnings(&context.err));
+                .map(|one| warnings(&context.err, &Standing::of(one)));
             warnings.collect::<String>()
         });
         if text == self.said {

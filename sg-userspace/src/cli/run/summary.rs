@@ -11,7 +11,7 @@ use crate::cli::units::{packet_rate, thousands};
 
 /// `eth0: inbound 1,234 packets (12/s), 3 dropped; outbound …`
 pub(super) fn summary(now: &Counters, rates: &Rates) -> String {
-    let mut out = format!("{}:", now.interface);
+    let mut out = format!("{}:", now.standing.interface);
     for (i, total) in now.totals.iter().enumerate() {
         let Totals {
             direction,
@@ -32,10 +32,11 @@ pub(super) fn summary(now: &Counters, rates: &Rates) -> String {
             let _ = write!(out, ", {} audited", thousands(*audited));
         }
     }
-    if now.health == Health::Auditing {
+    let health = now.standing.health;
+    if health == Health::Auditing {
         out.push_str("; auditing");
-    } else if !matches!(now.health, Health::Enforcing | Health::Unverified) {
-        let _ = write!(out, "; NOT enforcing ({})", health::word(now.health).0);
+    } else if !matches!(health, Health::Enforcing | Health::Unverified) {
+        let _ = write!(out, "; NOT enforcing ({})", health::word(health).0);
     }
     out.push('\n');
     out
@@ -63,7 +64,7 @@ mod tests {
             (Health::Preceded, "; NOT enforcing (preceded)"),
             (Health::InterfaceGone, "; NOT enforcing (interface gone)"),
         ] {
-            now.health = health;
+            now.standing.health = health;
             assert_eq!(summary(&now, &rates), format!("{whole}{more}\n"));
         }
     }

@@ -4,12 +4,11 @@ use std::time::Duration;
 
 use sg_common::flow::FlowKind;
 use sg_common::verdict::Direction;
-use sg_userspace::kernel::Fault;
 use sg_userspace::kernel::flow_tables::{FlowTableUse, half_open_capacity};
 use sg_userspace::observe::candidate::CandidateStatus;
 use sg_userspace::observe::counters::{Counters, ReasonCounters, RuleCounters, Totals};
 use sg_userspace::observe::history::Past;
-use sg_userspace::observe::status::{Health, PolicyStatus, Unconfirmed};
+use sg_userspace::observe::status::{PolicyStatus, Standing, Unconfirmed};
 
 use super::drops::Drops;
 use super::list::{Choice, listed};
@@ -88,11 +87,7 @@ pub(super) struct Table {
 
 /// What an interface is and runs.
 pub(super) struct About {
-    pub(super) interface: String,
-    pub(super) netns: Option<String>,
-    pub(super) elsewhere: Option<String>,
-    pub(super) health: Health,
-    pub(super) faults: Vec<Fault>,
+    pub(super) standing: Standing,
     pub(super) policy: PolicyStatus,
     pub(super) unconfirmed: Option<Unconfirmed>,
     pub(super) candidate: Option<CandidateStatus>,
@@ -157,7 +152,10 @@ impl Model {
         }
         for one in reading.interfaces {
             let counters = &one.sample.counters;
-            let key = Key::Interface(counters.netns.clone(), counters.interface.clone());
+            let key = Key::Interface(
+                counters.standing.netns.clone(),
+                counters.standing.interface.clone(),
+            );
             add(key, Rows::of(one), &mut tables);
         }
         self.tables = tables;
@@ -175,7 +173,7 @@ impl Model {
     pub(super) fn see(&mut self, seen: Seen, at: Duration) {
         for (interface, packet) in seen.packets {
             for table in &mut self.tables {
-                let mut names = table.interfaces.iter().map(|one| &one.interface);
+                let mut names = table.interfaces.iter().map(|one| &one.standing.interface);
                 if names.any(|name| *name == interface) {
                     table.drops.see(packet, at);
                 }
@@ -303,11 +301,7 @@ impl About {
     fn of(one: &InterfaceReading) -> About {
         let (sample, counters) = (&one.sample, &one.sample.counters);
         About {
-            interface: counters.interface.clone(),
-            netns: counters.netns.clone(),
-            elsewhere: counters.elsewhere.clone(),
-            health: counters.health,
-            faults: counters.faults.clone(),
+            standing: counters.standing.clone(),
             policy: counters.policy.clone(),
             unconfirmed: sample.unconfirmed.clone(),
             candidate: sample.candidate.clone(),

@@ -245,7 +245,7 @@ fn the_sum_of_two_interfaces() {
     assert_eq!(model.tables.len(), 1);
     model.read(shared(5), Duration::from_secs(5));
     let eth1 = model.table().unwrap();
-    assert_eq!(eth1.interfaces[0].interface, "eth1");
+    assert_eq!(eth1.interfaces[0].standing.interface, "eth1");
     assert!(
         eth1.rules.iter().all(|row| row.track.rate.packets == 0.0),
         "its first reading"

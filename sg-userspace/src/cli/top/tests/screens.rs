@@ -196,8 +196,8 @@ fn a_policy_on_trial_and_a_fault() {
     assert_screen!("top_trial", screen(&mut model, 80, 24, FULL));
     let mut model = read_until(12, |second| {
         let mut sample = sample("eth0", small(second), reasons(second), second);
-        sample.counters.health = Health::Incomplete;
-        sample.counters.faults = vec![sg_userspace::kernel::Fault {
+        sample.counters.standing.health = Health::Incomplete;
+        sample.counters.standing.faults = vec![sg_userspace::kernel::Fault {
             code: sg_userspace::kernel::FaultCode::NotAttached,
             direction: Some(Direction::Inbound),
             message: "the inbound program is not attached".into(),

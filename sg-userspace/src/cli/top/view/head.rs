@@ -89,10 +89,10 @@ fn named(pen: &Pen<'_>, table: &Table, now: &Now, room: usize) -> Vec<Span<'stat
         return Vec::new();
     };
     let is_one = table.interfaces.len() == 1;
-    let name = match (is_one, &first.netns) {
+    let name = match (is_one, &first.standing.netns) {
         (false, _) => count(table.interfaces.len(), "interface"),
-        (true, Some(netns)) => format!("{} in {netns}", first.interface),
-        (true, None) => first.interface.clone(),
+        (true, Some(netns)) => format!("{} in {netns}", first.standing.interface),
+        (true, None) => first.standing.interface.clone(),
     };
     let policy = &first.policy;
     let is_same = |other: &About| other.attachment == first.attachment;
@@ -137,20 +137,21 @@ fn notes(model: &Model, clock: Duration) -> Vec<(Paint, String)> {
     };
     let mut on_trial = Vec::new();
     for one in &table.interfaces {
-        let name = &one.interface;
-        if let Some(place) = &one.elsewhere {
+        let standing = &one.standing;
+        let name = &standing.interface;
+        if let Some(place) = &standing.elsewhere {
             let note = format!("{name} is now in the network namespace {place}");
             notes.push((Paint::Yellow, note));
         }
-        let (word, paint) = health::word(one.health);
-        match one.health {
+        let (word, paint) = health::word(standing.health);
+        match standing.health {
             // `status` says why that is not known.
             Health::Enforcing | Health::Unverified => {}
             Health::Auditing => notes.push((
                 paint,
                 format!("{name} is auditing: what its policy would drop passes"),
             )),
-            _ => notes.extend(one.faults.iter().map(|fault| {
+            _ => notes.extend(standing.faults.iter().map(|fault| {
                 let message = &fault.message;
                 (
                     paint,

@@ -153,7 +153,7 @@ fn policies(pen: &mut Pen<'_>, area: Rect, table: &Table, now: &Now, hint: &str)
                 (pen.look.text(&past.name), plain),
             ];
             if !is_one {
-                cells.insert(0, (pen.look.text(&one.interface), plain));
+                cells.insert(0, (pen.look.text(&one.standing.interface), plain));
             }
             lines.push(Entry {
                 cells,
