@@ -26,9 +26,7 @@ mod terminal;
 mod trial;
 mod wait;
 
-use std::collections::BTreeMap;
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
@@ -50,7 +48,7 @@ use self::log::Log;
 use self::notify::Manager;
 use self::reload::{Begun, Reloader};
 use self::serve::Metrics;
-use self::session::{Ours, Session, Watched, find_before};
+use self::session::{Parts, Session, Watched, find_before};
 use self::terminal::Terminal;
 use super::apply;
 use super::context::{Context, Json};
@@ -159,6 +157,18 @@ struct Ready {
     log: Option<Log>,
 }
 
+/// What is needed to put the policy in force. Nothing was changed yet.
+struct Prepared {
+    /// The interfaces that get the policy.
+    names: Vec<String>,
+    options: ApplyOptions,
+    metrics: Metrics,
+    /// Those that were not taken while it was waited for the interfaces.
+    locks: Vec<RunLock>,
+    /// What is in force on each of the interfaces.
+    before: Vec<InForce>,
+}
+
 impl Run {
     fn options(&self, context: &Context, expected: &Expected) -> Result<ApplyOptions, Failure> {
         let mut options = expected.attach(&self.attach).options(context)?;
@@ -232,21 +242,18 @@ impl Run {
             appeared,
             log: early_log,
         } = ready;
+        let Prepared {
+            names,
+            options,
+            mut metrics,
+            locks,
+            before,
+        } = self.prepare(context, &expected, appeared.held())?;
         let is_wait_told = early_log.is_some();
-        let mut options = self.options(context, &expected)?;
-        options.held = appeared.held();
-        let names = options.interfaces.clone();
-        let mut metrics = Metrics::listen(self.metrics_address()?, self.wait)?;
-        let others = names.iter().filter(|name| !expected.has_lock(name));
-        let take = |name: &String| RunLock::take(&context.bpffs, name);
-        let locks: Vec<RunLock> = others.map(take).collect::<Result<_, _>>()?;
-        let mut all_locks = expected.locks.iter().chain(&locks);
-        let mounted = all_locks.find_map(|lock| lock.mounted.clone());
         let log = match early_log {
             Some(log) => log.of(&names),
             None => self.log(context, &names)?,
         };
-        let before = in_force_before(context, &names, &mut options)?;
         let targets = self.confirm_if_reachable.clone();
         let started = Reloader::start(self.policies.clone(), self.attach.trust, options, targets);
         appeared.release();
@@ -254,42 +261,29 @@ impl Run {
             Ok((_, begun)) => begun.attempted(),
             Err(failure) => failure.attempted().to_vec(),
         };
-        let Some(timeouts) = attempted.first().map(|first| first.timeouts) else {
+        let Some(first) = attempted.first() else {
             // Nothing was changed.
             return started.map(drop);
         };
-        let interfaces = watched(context, &names, before, &attempted)?;
-        let begun = started.as_ref().ok().map(|(_, begun)| &**begun);
-        let mut session = Session {
-            on_trial: begun.and_then(Begun::on_trial),
-            kept: begun.and_then(Begun::kept),
-            ended: None,
+        // From here on it is the session that puts back what was before, also where the policy
+        // could not be put in force everywhere.
+        let parts = Parts {
             context,
             policies: &self.policies,
-            locks: &locks,
             checks: Checks::of(&self.confirm_if_reachable),
-            interfaces,
+            traces: self.trace,
+            timeouts: first.timeouts,
+            interfaces: watched(context, &names, before, &attempted)?,
+            locks,
             log,
-            ours: Ours::attempted(&attempted),
-            policy: None,
-            theirs: None,
-            theirs_on_trial: None,
-            tried: Vec::new(),
-            timeouts,
             terminal,
-            troubles: BTreeMap::new(),
             manager,
             expected,
-            damage: None,
-            packets: None,
-            read: Arc::default(),
-            trace: Vec::new(),
-            traces: self.trace,
         };
-        let begun = started.and_then(|(reloader, mut begun)| {
-            let applied = &mut begun.reloaded.applied;
-            applied.mounted = applied.mounted.take().or(mounted);
-            session.greet(&begun, &appeared)?;
+        let begun = started.as_ref().ok().map(|(_, begun)| &**begun);
+        let mut session = Session::new(parts, &attempted, begun);
+        let greeted = started.and_then(|(reloader, begun)| {
+            session.greet(*begun, &appeared)?;
             if !is_wait_told {
                 session.expected.tell_missing(&mut session.log);
             }
@@ -297,11 +291,37 @@ impl Run {
             Ok(reloader)
         });
         drop(appeared);
-        let ended = match begun {
+        let ended = match greeted {
             Ok(reloader) => self.look_after(&mut session, &mut events, reloader),
             Err(failure) => Err(session.give_up(failure)),
         };
         session.finish(ended)
+    }
+
+    /// Gets what may be refused, while nothing has been changed yet. `held` are interfaces through
+    /// which nothing passes until the policy is in force there.
+    fn prepare(
+        &self,
+        context: &Context,
+        expected: &Expected,
+        held: Vec<String>,
+    ) -> Result<Prepared, Failure> {
+        let mut options = self.options(context, expected)?;
+        options.held = held;
+        let names = options.interfaces.clone();
+        let metrics = Metrics::listen(self.metrics_address()?, self.wait)?;
+        let others = names.iter().filter(|name| !expected.has_lock(name));
+        let take = |name: &String| RunLock::take(&context.bpffs, name);
+        let locks = others.map(take).collect::<Result<_, _>>()?;
+        // Behind the locks, so that no other `run` changes it any more.
+        let before = in_force_before(context, &names, &mut options)?;
+        Ok(Prepared {
+            names,
+            options,
+            metrics,
+            locks,
+            before,
+        })
     }
 
     /// Looks after the policy until the end, and then leaves it attached or takes it back.
@@ -331,12 +351,16 @@ impl Run {
 
 impl Session<'_> {
     /// Says what was put in force, and looks at the packets that are logged from now on.
-    fn greet(&mut self, begun: &Begun, appeared: &Appeared) -> Result<(), Failure> {
+    fn greet(&mut self, begun: Begun, appeared: &Appeared) -> Result<(), Failure> {
         let Begun {
-            reloaded,
+            mut reloaded,
             not_tried,
             ..
         } = begun;
+        // The first lock has mounted the BPF file system, where none was.
+        let mounted = self.all_locks().find_map(|lock| lock.mounted.clone());
+        let applied = &mut reloaded.applied;
+        applied.mounted = applied.mounted.take().or(mounted);
         let applied = &reloaded.applied;
         let names: Vec<String> = self.interfaces.iter().map(|it| it.name.clone()).collect();
         let packets = packet_log(self.context, &names, applied.is_first());
@@ -344,7 +368,7 @@ impl Session<'_> {
         self.log.impact(reloaded.impact.as_ref());
         self.log.applied(Change::Applied, applied, &warnings, None);
         self.log.watched(&reloaded.findings);
-        if let Some(undone) = not_tried {
+        if let Some(undone) = &not_tried {
             self.log.not_tried(undone, applied);
         }
         appeared.tell(&mut self.log);

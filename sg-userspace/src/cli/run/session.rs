@@ -27,6 +27,7 @@ use super::expected::Expected;
 use super::log::Log;
 use super::notify::Manager;
 use super::own_trial::{Ended, OwnTrial};
+use super::reload::Begun;
 use super::terminal::Terminal;
 use crate::cli::context::Context;
 use crate::cli::failure::Failure;
@@ -97,11 +98,26 @@ impl Watched {
     }
 }
 
+/// What a session begins with; see [`Session`] for each.
+pub(super) struct Parts<'a> {
+    pub(super) context: &'a Context,
+    pub(super) policies: &'a Policies,
+    pub(super) checks: Checks,
+    pub(super) traces: bool,
+    pub(super) timeouts: [u32; TIMEOUTS],
+    pub(super) interfaces: Vec<Watched>,
+    pub(super) locks: Vec<RunLock>,
+    pub(super) log: Log,
+    pub(super) terminal: Terminal,
+    pub(super) manager: Manager,
+    pub(super) expected: Expected,
+}
+
 pub(super) struct Session<'a> {
     pub(super) context: &'a Context,
     pub(super) policies: &'a Policies,
-    /// That it looks after the interfaces.
-    pub(super) locks: &'a [RunLock],
+    /// That it looks after the interfaces, besides those of `expected`.
+    locks: Vec<RunLock>,
     /// At least one, in the order in which they were named.
     pub(super) interfaces: Vec<Watched>,
     pub(super) log: Log,
@@ -154,6 +170,55 @@ pub(super) struct Damage {
     pub(super) is_told: bool,
 }
 
+impl<'a> Session<'a> {
+    /// `attempted` may be in force. `begun` is what was put in force, if that did not fail.
+    pub(super) fn new(
+        parts: Parts<'a>,
+        attempted: &[Attempted],
+        begun: Option<&Begun>,
+    ) -> Session<'a> {
+        let Parts {
+            context,
+            policies,
+            checks,
+            traces,
+            timeouts,
+            interfaces,
+            locks,
+            log,
+            terminal,
+            manager,
+            expected,
+        } = parts;
+        Session {
+            context,
+            policies,
+            checks,
+            traces,
+            timeouts,
+            interfaces,
+            locks,
+            log,
+            terminal,
+            manager,
+            expected,
+            ours: Ours::attempted(attempted),
+            on_trial: begun.and_then(Begun::on_trial),
+            kept: begun.and_then(Begun::kept),
+            policy: None,
+            ended: None,
+            theirs: None,
+            theirs_on_trial: None,
+            tried: Vec::new(),
+            troubles: BTreeMap::new(),
+            damage: None,
+            packets: None,
+            read: Arc::default(),
+            trace: Vec::new(),
+        }
+    }
+}
+
 impl Session<'_> {
     /// Goes on with `found` as what this process has in force; what it had is one that it has
     /// tried.
@@ -163,8 +228,11 @@ impl Session<'_> {
 
     /// Leaves word that it is at work.
     pub(super) fn beat(&self) {
-        let joined = &self.expected.locks;
-        self.locks.iter().chain(joined).for_each(RunLock::beat);
+        self.all_locks().for_each(RunLock::beat);
+    }
+
+    pub(super) fn all_locks(&self) -> impl Iterator<Item = &RunLock> {
+        self.expected.locks.iter().chain(&self.locks)
     }
 
     /// The interfaces that exist.
