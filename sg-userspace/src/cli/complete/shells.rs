@@ -8,15 +8,25 @@ use std::path::Path;
 
 use clap::Command;
 use clap_complete::Shell;
-use clap_complete::env::{
-    Bash as ClapBash, Elvish, EnvCompleter, Fish, Powershell, Shells, Zsh as ClapZsh,
-};
+use clap_complete::env::{Bash, Elvish, EnvCompleter, Fish, Powershell, Shells, Zsh};
 
 /// A script sets it to the name of its shell when it asks.
 pub(super) const VARIABLE: &str = "SGCTL_COMPLETE";
 
 /// The shells that have a script.
-pub(super) const SHELLS: Shells<'static> = Shells(&[&Bash, &Elvish, &Fish, &Powershell, &Zsh]);
+pub(super) const SHELLS: Shells<'static> = Shells(&[
+    &Own {
+        shell: Bash,
+        script: bash,
+    },
+    &Elvish,
+    &Fish,
+    &Powershell,
+    &Own {
+        shell: Zsh,
+        script: zsh,
+    },
+]);
 
 /// The command as the scripts call it.
 const SGCTL: &str = "sgctl";
@@ -32,8 +42,57 @@ pub(in crate::cli) fn script(shell: Shell) -> Result<Vec<u8>, Error> {
     Ok(script)
 }
 
-#[derive(Clone, Copy)]
-struct Bash;
+/// A shell whose script is our own. Its answers are those of clap.
+struct Own<S> {
+    shell: S,
+    script: fn(&Asked<'_>, &mut dyn Write) -> Result<(), Error>,
+}
+
+/// What a script is written with: the variable that it sets, and how the command is called, found
+/// and asked.
+struct Asked<'a> {
+    variable: &'a str,
+    name: &'a str,
+    bin: &'a str,
+    completer: &'a str,
+}
+
+impl<S: EnvCompleter> EnvCompleter for Own<S> {
+    fn name(&self) -> &'static str {
+        self.shell.name()
+    }
+
+    fn is(&self, name: &str) -> bool {
+        self.shell.is(name)
+    }
+
+    fn write_registration(
+        &self,
+        variable: &str,
+        name: &str,
+        bin: &str,
+        completer: &str,
+        out: &mut dyn Write,
+    ) -> Result<(), Error> {
+        let asked = Asked {
+            variable,
+            name,
+            bin,
+            completer,
+        };
+        (self.script)(&asked, out)
+    }
+
+    fn write_complete(
+        &self,
+        command: &mut Command,
+        words: Vec<OsString>,
+        folder: Option<&Path>,
+        out: &mut dyn Write,
+    ) -> Result<(), Error> {
+        self.shell.write_complete(command, words, folder, out)
+    }
+}
 
 /// Takes the line up to the cursor apart again: words that touch are one. What bash would keep of
 /// the last word is cut off the replies.
@@ -65,74 +124,23 @@ const BASH: &str = r#"_sgctl() {
 complete -o nosort -F _sgctl sgctl
 "#;
 
-impl EnvCompleter for Bash {
-    fn name(&self) -> &'static str {
-        ClapBash.name()
-    }
-
-    fn is(&self, name: &str) -> bool {
-        ClapBash.is(name)
-    }
-
-    fn write_registration(
-        &self,
-        variable: &str,
-        _name: &str,
-        _bin: &str,
-        _completer: &str,
-        out: &mut dyn Write,
-    ) -> Result<(), Error> {
-        out.write_all(BASH.replace("VARIABLE", variable).as_bytes())
-    }
-
-    fn write_complete(
-        &self,
-        command: &mut Command,
-        words: Vec<OsString>,
-        folder: Option<&Path>,
-        out: &mut dyn Write,
-    ) -> Result<(), Error> {
-        ClapBash.write_complete(command, words, folder, out)
-    }
+fn bash(asked: &Asked<'_>, out: &mut dyn Write) -> Result<(), Error> {
+    out.write_all(BASH.replace("VARIABLE", asked.variable).as_bytes())
 }
 
-#[derive(Clone, Copy)]
-struct Zsh;
-
-impl EnvCompleter for Zsh {
-    fn name(&self) -> &'static str {
-        ClapZsh.name()
-    }
-
-    fn is(&self, name: &str) -> bool {
-        ClapZsh.is(name)
-    }
-
-    fn write_registration(
-        &self,
-        variable: &str,
-        name: &str,
-        bin: &str,
-        completer: &str,
-        out: &mut dyn Write,
-    ) -> Result<(), Error> {
-        ClapZsh.write_registration(variable, name, bin, completer, out)?;
-        // In a folder of `fpath` the file is the body of the function `_sgctl`.
-        writeln!(
-            out,
-            "if [[ ${{funcstack[1]}} == _{name} ]]; then\n    _clap_dynamic_completer_{name} \"$@\"\nfi"
-        )
-    }
-
-    fn write_complete(
-        &self,
-        command: &mut Command,
-        words: Vec<OsString>,
-        folder: Option<&Path>,
-        out: &mut dyn Write,
-    ) -> Result<(), Error> {
-        ClapZsh.write_complete(command, words, folder, out)
-    }
+fn zsh(asked: &Asked<'_>, out: &mut dyn Write) -> Result<(), Error> {
+    let Asked {
+        variable,
+        name,
+        bin,
+        completer,
+    } = asked;
+    Zsh.write_registration(variable, name, bin, completer, out)?;
+    // In a folder of `fpath` the file is the body of the function `_sgctl`.
+    writeln!(
+        out,
+        "if [[ ${{funcstack[1]}} == _{name} ]]; then\n    _clap_dynamic_completer_{name} \"$@\"\nfi"
+    )
 }
 
 #[cfg(test)]

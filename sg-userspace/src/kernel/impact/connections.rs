@@ -17,7 +17,7 @@ use super::super::seed::{Existing, Key, View, carry, decide};
 use super::crossing::Crossing;
 use super::fate::Fate;
 use super::report::{Admitted, CutConnection, Dropped, RuleOf};
-use super::terms::{Before, Terms};
+use super::terms::{Before, Decides as _, Terms};
 
 /// What was found.
 pub(super) struct Found {

@@ -13,7 +13,7 @@ use super::super::history;
 use super::super::plan::Plan;
 use super::super::seed::{Listener, View};
 use super::report::{OpenedFrom, OpenedListener, RuleOf};
-use super::terms::Terms;
+use super::terms::{Decides as _, Terms};
 
 /// The most prefixes that are listed for one rule.
 const SHOWN: usize = 8;

@@ -14,7 +14,7 @@ use super::connections::{self, Known, Outcome};
 use super::crossing::Crossing;
 use super::report::{Dropped, OwnConnection, Session};
 use super::session::{Way, search};
-use super::terms::Terms;
+use super::terms::{Decides as _, Terms};
 
 /// What the connections are judged by.
 pub(super) struct About<'a> {

@@ -49,6 +49,49 @@ pub(super) struct Before<'a> {
     pub(super) carries: bool,
 }
 
+/// A policy that decides about packets.
+pub(super) trait Decides {
+    /// What its rules say of a packet.
+    fn rules(&self, direction: Direction, remote: IpAddr, kind: Kind, number: u16) -> Verdict;
+
+    /// How it judges flows, and what it audits.
+    fn in_force(&self) -> (&InForce, Option<AuditScope>);
+
+    /// What becomes of the next packet from one side of a connection.
+    fn fate(
+        &self,
+        key: &Key,
+        originator: Direction,
+        direction: Direction,
+        entry: Option<&Contents>,
+    ) -> Fate {
+        let rules = |d| self.rules(d, key.remote, key.kind(), key.number(d, originator));
+        let (policy, audits) = self.in_force();
+        fate(key.kind(), direction, entry, rules, policy, audits)
+    }
+}
+
+/// The new policy.
+impl Decides for Terms<'_> {
+    fn rules(&self, direction: Direction, remote: IpAddr, kind: Kind, number: u16) -> Verdict {
+        self.plan.compiled.decide(direction, remote, kind, number)
+    }
+
+    fn in_force(&self) -> (&InForce, Option<AuditScope>) {
+        (&self.after, self.plan.policy.audit_in_force())
+    }
+}
+
+impl Decides for Before<'_> {
+    fn rules(&self, direction: Direction, remote: IpAddr, kind: Kind, number: u16) -> Verdict {
+        self.tables.decide(direction, remote, kind, number)
+    }
+
+    fn in_force(&self) -> (&InForce, Option<AuditScope>) {
+        (&self.policy, self.state.policy.audit)
+    }
+}
+
 impl<'a> Terms<'a> {
     pub(super) fn of(plan: &'a Plan) -> Result<Self, KernelError> {
         let now = monotonic_now();
@@ -116,30 +159,6 @@ impl<'a> Terms<'a> {
         is_live(entry, &self.ages, self.now)
     }
 
-    /// The rules of the new policy.
-    pub(super) fn rules(
-        &self,
-        direction: Direction,
-        remote: IpAddr,
-        kind: Kind,
-        number: u16,
-    ) -> Verdict {
-        self.plan.compiled.decide(direction, remote, kind, number)
-    }
-
-    /// What becomes of the next packet from one side of a connection, under the new policy.
-    pub(super) fn fate(
-        &self,
-        key: &Key,
-        originator: Direction,
-        direction: Direction,
-        entry: Option<&Contents>,
-    ) -> Fate {
-        let rules = |d| self.rules(d, key.remote, key.kind(), key.number(d, originator));
-        let audits = self.plan.policy.audit_in_force();
-        fate(key.kind(), direction, entry, rules, &self.after, audits)
-    }
-
     /// The rule of the new policy that owns a verdict's slot.
     pub(super) fn rule_of(&self, verdict: Verdict) -> Option<RuleOf> {
         self.after_rules.get(&verdict.slot()).cloned()
@@ -184,33 +203,9 @@ impl<'a> Before<'a> {
         }))
     }
 
-    /// The rules in force.
-    pub(super) fn rules(
-        &self,
-        direction: Direction,
-        remote: IpAddr,
-        kind: Kind,
-        number: u16,
-    ) -> Verdict {
-        self.tables.decide(direction, remote, kind, number)
-    }
-
     /// `entry`, if the programs in force find it and it has not expired.
     pub(super) fn finds<'e>(&self, entry: Option<&'e Contents>, now: u64) -> Option<&'e Contents> {
         entry.filter(|entry| self.state.has_flows && is_live(entry, &self.ages, now))
-    }
-
-    /// What becomes of the next packet from one side of a connection now.
-    pub(super) fn fate(
-        &self,
-        key: &Key,
-        originator: Direction,
-        direction: Direction,
-        entry: Option<&Contents>,
-    ) -> Fate {
-        let rules = |d| self.rules(d, key.remote, key.kind(), key.number(d, originator));
-        let audits = self.state.policy.audit;
-        fate(key.kind(), direction, entry, rules, &self.policy, audits)
     }
 
     /// Whether it audits what no rule matches, too.

@@ -188,36 +188,21 @@ impl Layout {
         }
     }
 
-    const COUNTERS: Layout = Layout {
-        map_type: MapType::PerCpuArray,
-        key: size_of::<u32>(),
-        value: size_of::<CounterSlot>(),
-        mapped: None,
-    };
-    const EVENT_COUNTS: Layout = Layout {
-        map_type: MapType::PerCpuArray,
-        key: size_of::<u32>(),
-        value: size_of::<EventCounts>(),
-        mapped: None,
-    };
-    const FLOW_STATS: Layout = Layout {
-        map_type: MapType::PerCpuArray,
-        key: size_of::<u32>(),
-        value: size_of::<FlowStats>(),
-        mapped: None,
-    };
-    const FRAGMENTS4: Layout = Layout {
-        map_type: MapType::LruHash,
-        key: size_of::<FragmentKey4>(),
-        value: size_of::<FragmentValue>(),
-        mapped: None,
-    };
-    const FRAGMENTS6: Layout = Layout {
-        map_type: MapType::LruHash,
-        key: size_of::<FragmentKey6>(),
-        value: size_of::<FragmentValue>(),
-        mapped: None,
-    };
+    /// A map that is only reached by system calls.
+    const fn of<K, V>(map_type: MapType) -> Layout {
+        Layout {
+            map_type,
+            key: size_of::<K>(),
+            value: size_of::<V>(),
+            mapped: None,
+        }
+    }
+
+    const COUNTERS: Layout = Layout::of::<u32, CounterSlot>(MapType::PerCpuArray);
+    const EVENT_COUNTS: Layout = Layout::of::<u32, EventCounts>(MapType::PerCpuArray);
+    const FLOW_STATS: Layout = Layout::of::<u32, FlowStats>(MapType::PerCpuArray);
+    const FRAGMENTS4: Layout = Layout::of::<FragmentKey4, FragmentValue>(MapType::LruHash);
+    const FRAGMENTS6: Layout = Layout::of::<FragmentKey6, FragmentValue>(MapType::LruHash);
 
     /// Checks the map pinned at `path`.
     fn check(&self, path: &Path) -> Result<(), KernelError> {
