@@ -33,7 +33,7 @@ pub struct Event {
     pub remote_port: u16,
     /// The number of the IP header, or of the last IPv6 extension header.
     pub protocol: u8,
-    /// 1 for IPv6.
+    /// 1 if the addresses are of IPv6, else 0.
     pub v6: u8,
     /// ICMP type in the high byte, code in the low one.
     pub icmp: u16,

@@ -143,9 +143,9 @@ impl Closing {
         self.state == tick || self.state == Self::to_one(tick, source())
     }
 
-    /// Counts a dropped packet that nobody but a watcher wants to see, and that is not to be
-    /// written. False if the slow path is to have it, which counts it. Now and then it calls
-    /// `look`, which ends the watch if it is over.
+    /// Decides about the event of a dropped packet that only a watcher wants to see. True if it
+    /// gets none, which is counted here; false if the slow path has to decide. Now and then it
+    /// calls `look`, which ends the watch if it is over.
     #[inline(always)]
     pub fn suppress(
         &mut self,

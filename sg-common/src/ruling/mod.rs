@@ -94,8 +94,9 @@ impl Ruling {
     }
 }
 
-/// What a policy does with flows that an earlier one admitted. A trait, since the packet path reads
-/// its constants anew each time: it has few registers, and a short stack.
+/// What a policy does with flows that an earlier one admitted. It is a trait so that the packet
+/// path can read each value where it needs it: it has too few registers, and too short a stack, to
+/// keep them all.
 pub trait Policy {
     /// The epoch in force: what its flows are stamped with.
     fn epoch(&self) -> u32;

@@ -74,7 +74,8 @@ impl<'a> Proposal<'a> {
         }
     }
 
-    /// A policy that was kept beside the programs: no remedy can change it.
+    /// A policy that was kept in the history or as a candidate. It has no files any more in which
+    /// somebody could change a rule.
     pub(super) fn kept(policy: &'a Policy, options: &'a ApplyOptions) -> Proposal<'a> {
         Proposal {
             policies: None,

@@ -18,7 +18,7 @@ impl Link {
     }
 }
 
-/// The kind of link and its mode.
+/// The hook that a link attaches a program to, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     XdpNative,

@@ -199,8 +199,8 @@ impl State {
         audited.count()
     }
 
-    /// This record for a policy that is in force again, after another one whose record is
-    /// `meanwhile`.
+    /// The record of this policy when it comes back. `meanwhile` is that of the policy that was in
+    /// force since: if it had another candidate, or none, some packets were not evaluated for ours.
     pub(super) fn back_after(mut self, meanwhile: &State) -> State {
         let goes_on = |candidate: &CandidateRecord| {
             let other = meanwhile.candidate.as_ref();

@@ -33,7 +33,8 @@ pub(super) struct Planned {
     pub(super) watch: Option<Watch>,
     /// The candidate that was there and cannot be kept.
     pub(super) ended: Option<EndedCandidate>,
-    /// It was not asked for, but was there: it is given up where it cannot be kept.
+    /// Whether nobody asked for the candidate this time, and it is only kept because it was there.
+    /// Where it cannot be kept, the policy is applied without it.
     pub(super) is_kept: bool,
 }
 

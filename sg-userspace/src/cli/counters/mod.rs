@@ -95,13 +95,13 @@ pub(super) fn seconds(text: &str) -> Result<Duration, String> {
 /// Over which time a rate is measured where nobody watches.
 const MOMENT: Duration = Duration::from_secs(1);
 
-/// A zero that was set.
+/// What `counters --reset` has done on an interface.
 #[derive(Serialize)]
 struct Reset {
     interface: String,
     netns: Option<String>,
     reset_at: String,
-    /// Since when the counts before it were.
+    /// From when on packets were counted until then: the zero before, or the attachment.
     counted_since: String,
 }
 

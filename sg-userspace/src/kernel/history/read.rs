@@ -1,4 +1,5 @@
-//! What the history says, and the policies that are kept, for those who ask.
+//! Reads the history of an attachment: the list of its policies, and the text of those that are
+//! kept.
 
 use super::book::{Book, Entry};
 use super::text::{BYTES, parse, read_text};
