@@ -42,7 +42,7 @@ impl Confirm {
             }
         }
         if waiting.is_empty() {
-            failures.push(nothing_waits());
+            failures.push(nothing_waits(context));
         }
         let printed = report(context, self.json.json, &decided);
         fail(context, &failures).and(printed.map_err(Failure::after_all))
@@ -62,9 +62,9 @@ pub(super) fn waiting(context: &Context, ifaces: &Ifaces) -> Result<Vec<Attached
     Ok(chosen)
 }
 
-fn nothing_waits() -> Failure {
+fn nothing_waits(context: &Context) -> Failure {
     Failure::from(KernelError::NothingToConfirm {
-        scope: "any interface here".into(),
+        scope: format!("any interface of {}", context.place()),
     })
 }
 

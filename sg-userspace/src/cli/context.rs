@@ -40,6 +40,14 @@ impl Context {
         self.netns.clone().or_else(current)
     }
 
+    /// The network namespace that the command is about, in words.
+    pub(super) fn place(&self) -> String {
+        match &self.netns {
+            None => "this network namespace".to_owned(),
+            Some(name) => format!("the network namespace `{name}`"),
+        }
+    }
+
     /// The named interfaces, or else all of the current namespace.
     pub(super) fn here(&self, ifaces: &Ifaces) -> Scope {
         match ifaces.names.is_empty() {

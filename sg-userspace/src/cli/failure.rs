@@ -11,6 +11,7 @@ use sg_userspace::kernel::KernelError;
 use sg_userspace::kernel::attempted::Attempted;
 
 use super::files::IoAt;
+use super::placed::placed;
 use crate::lab::LabError;
 
 #[derive(Debug)]
@@ -117,9 +118,9 @@ impl Failure {
     /// The failure in the common form of errors and findings (A4).
     pub(super) fn findings(&self) -> Vec<Finding> {
         let of = |code: &'static str, error: &dyn Diagnostic| {
-            let finding = Finding::error(code, error.to_string());
+            let finding = Finding::error(code, placed(&error.to_string()));
             match error.help() {
-                Some(help) => vec![finding.help(help.to_string())],
+                Some(help) => vec![finding.help(placed(&help.to_string()))],
                 None => vec![finding],
             }
         };

@@ -5,6 +5,7 @@ use sg_policy::policy::AuditScope;
 use sg_userspace::kernel::Fault;
 use sg_userspace::observe::status::{Health, Standing};
 
+use super::placed::placed;
 use super::screen::{Paint, Screen, wrapped};
 use super::units::clean;
 
@@ -88,8 +89,9 @@ pub(super) fn warnings(screen: &Screen, standing: &Standing) -> String {
             ));
         }
     }
+    let out = placed(&out);
     match screen.width {
         Some(width) => wrapped(&out, width),
-        None => out,
+        None => out.into_owned(),
     }
 }

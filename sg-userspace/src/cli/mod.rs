@@ -57,6 +57,7 @@ mod journal;
 mod json_rows;
 mod locale;
 mod patience;
+mod placed;
 mod reader;
 mod report;
 mod screen;
@@ -177,6 +178,7 @@ pub(crate) fn main() -> ExitCode {
         out: Screen::stdout(cli.global.color),
         err: Screen::stderr(cli.global.color).with_json(json),
     };
+    placed::given(context.netns.as_deref(), &context.bpffs);
     let done = match enter(&context) {
         Ok(()) => run(cli.command, &context),
         Err(failure) if json => Err(refuse(cli.command.name(), failure, &context)),

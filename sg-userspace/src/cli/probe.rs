@@ -11,6 +11,7 @@ use sg_userspace::observe::readiness::{not_live, not_ready};
 
 use super::context::Context;
 use super::failure::Failure;
+use super::placed::placed;
 use super::policy_args::Policies;
 use super::screen::Paint;
 use super::units::clean;
@@ -67,10 +68,13 @@ impl Probe {
             false => interfaces::expand(names)?,
         };
         if names.is_empty() {
+            let place = context.place();
             return Err(KernelError::Fixed {
                 what: "probing".into(),
-                reason: "no `run` looks after an interface of this network namespace".into(),
-                help: "start `sgctl run`, or name an interface with --iface".into(),
+                reason: format!("no `sgctl run` looks after an interface of {place}"),
+                help: "`sgctl run POLICY --iface IF` does; --iface IF asks about an interface that has \
+                       none"
+                    .into(),
             }
             .into());
         }
@@ -86,6 +90,9 @@ impl Probe {
                 let dead = not_live(&context.bpffs, &interface)?;
                 live = Some(dead.is_none());
                 errors.extend(dead);
+            }
+            for error in &mut errors {
+                error.help = error.help.as_deref().map(|help| placed(help).into_owned());
             }
             rows.push(Row {
                 interface,

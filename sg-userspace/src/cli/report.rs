@@ -8,6 +8,7 @@ use sg_policy::policy::{PRINTED, PolicyError, PolicyErrors};
 
 use super::failure::Failure;
 use super::journal::{Journal, Priority, with_priority};
+use super::placed::placed;
 use super::screen::{Screen, clip};
 
 /// The maximum width of a drawn error, however wide the terminal is.
@@ -145,10 +146,35 @@ fn drawn(PolicyErrors(errors): &PolicyErrors, screen: &Screen) -> String {
     out
 }
 
+/// An error whose commands have the options that they need, before its lines are broken.
+struct Placed<'a>(&'a dyn Diagnostic);
+
+impl fmt::Debug for Placed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.0)
+    }
+}
+
+impl fmt::Display for Placed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&placed(&self.0.to_string()))
+    }
+}
+
+impl std::error::Error for Placed<'_> {}
+
+impl Diagnostic for Placed<'_> {
+    fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
+        let help = self.0.help()?.to_string();
+        Some(Box::new(placed(&help).into_owned()))
+    }
+}
+
 fn diagnostic_text(error: &dyn Diagnostic, screen: &Screen) -> String {
     if screen.terminal {
         let mut drawn = String::new();
-        if handler(screen).render_report(&mut drawn, error).is_ok() {
+        let placed = Placed(error);
+        if handler(screen).render_report(&mut drawn, &placed).is_ok() {
             return drawn;
         }
     }

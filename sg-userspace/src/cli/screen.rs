@@ -14,6 +14,7 @@ use textwrap::{WordSeparator, WordSplitter};
 
 use super::failure::Failure;
 use super::locale;
+use super::placed::placed;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum ColorChoice {
@@ -153,10 +154,12 @@ impl Screen {
         let _ = self.write(&self.for_people(text));
     }
 
-    /// Text as people read it here: lines are wrapped between words, continued lines are indented,
-    /// and there is no character that the locale does not have.
+    /// Text as people read it here: commands have the options that they need, lines are wrapped
+    /// between words, continued lines are indented, and there is no character that the locale does
+    /// not have.
     pub(super) fn for_people(&self, text: &str) -> String {
-        let text = self.plain(text);
+        let text = placed(text);
+        let text = self.plain(&text);
         match self.width {
             None => text.into_owned(),
             Some(width) => wrapped(&text, width),

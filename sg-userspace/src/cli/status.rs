@@ -17,6 +17,7 @@ use super::candidate::{compared, evaluated};
 use super::context::{Context, Ifaces, Json};
 use super::failure::Failure;
 use super::health::{auditing, word};
+use super::placed::placed_in;
 use super::probe::Probe;
 use super::screen::Paint;
 use super::table::{Column, Table};
@@ -219,20 +220,22 @@ fn text(
         ];
         match row {
             Ok(row) => {
-                notes.push_str(&trial(row));
+                let mut own = trial(row);
                 for fault in &row.faults {
                     let Fault { message, help, .. } = fault;
-                    notes.push_str(&format!("{}: {message}; {help}\n", row.interface));
+                    own.push_str(&format!("{}: {message}; {help}\n", row.interface));
                 }
                 if row.forced {
                     let line = "applied with --force, the lock-out guard was off";
-                    notes.push_str(&format!("{}: {line}\n", row.interface));
+                    own.push_str(&format!("{}: {line}\n", row.interface));
                 }
                 let auditing = auditing(row.policy.audit, row.audited_rules);
-                notes.extend(auditing.map(|what| format!("{}: {what}\n", row.interface)));
+                own.extend(auditing.map(|what| format!("{}: {what}\n", row.interface)));
                 if let Some(candidate) = candidate {
-                    notes.push_str(&beside(&row.interface, candidate));
+                    own.push_str(&beside(&row.interface, candidate));
                 }
+                let elsewhere = row.netns.as_deref().filter(|_| !is_row_here(row));
+                notes.push_str(&placed_in(&own, elsewhere));
                 cells.extend(rest_of(row));
             }
             Err(why) => {
@@ -349,10 +352,13 @@ fn rest_of(row: &Row) -> Vec<(String, Option<Paint>)> {
     ]
 }
 
+fn is_row_here(row: &Row) -> bool {
+    netns::cookie().is_ok_and(|cookie| cookie == row.netns_cookie)
+}
+
 /// The name of the namespace that the interface of a row is in now, unless it is the current one.
 fn place_of_row(row: &Row) -> Option<String> {
-    let is_here = netns::cookie().is_ok_and(|cookie| cookie == row.netns_cookie);
-    let unnamed = (!is_here).then(|| format!("cookie {}", row.netns_cookie));
+    let unnamed = (!is_row_here(row)).then(|| format!("cookie {}", row.netns_cookie));
     row.netns.clone().or(unnamed)
 }
 

@@ -80,16 +80,42 @@ pub fn not_ready(
 /// # Errors
 /// If the BPF file system cannot be looked at.
 pub fn not_live(bpffs: &Path, interface: &str) -> Result<Option<Finding>, KernelError> {
-    let message = match last_beat(bpffs, interface)? {
-        Some(ago) if ago < HANGS_AFTER => return Ok(None),
-        Some(ago) => format!(
-            "the `run` that looks after it has not been heard of for {} s",
-            ago.as_secs()
-        ),
-        None => "no `run` looks after it".to_owned(),
+    let dead = |message: String, help: String| {
+        let finding = Finding::error("not-live", message);
+        Ok(Some(finding.help(help)))
     };
-    let help = "start `sgctl run` again; what is in force stays in force without it";
-    Ok(Some(Finding::error("not-live", message).help(help)))
+    match last_beat(bpffs, interface)? {
+        Some(ago) if ago < HANGS_AFTER => return Ok(None),
+        Some(ago) => {
+            return dead(
+                format!(
+                    "the `sgctl run` that looks after it has not been heard of for {} s",
+                    ago.as_secs()
+                ),
+                "end it and start it again; what is in force stays in force without it".into(),
+            );
+        }
+        None => {}
+    }
+    let run = format!("`sgctl run POLICY --iface {interface}");
+    match attached_to(bpffs, interface) {
+        Ok(_) => dead(
+            "no `sgctl run` looks after it".into(),
+            format!("{run}` does; what is in force stays in force without it"),
+        ),
+        Err(KernelError::NotAttached { .. }) => dead(
+            "no policy is in force there, and no `sgctl run` looks after it".into(),
+            format!("{run}` puts one in force and looks after it"),
+        ),
+        Err(KernelError::NoInterface { .. }) => dead(
+            "there is no such interface, and no `sgctl run` waits for it".into(),
+            format!("`ip link` lists those that there are; {run} --wait` waits for it"),
+        ),
+        Err(_) => dead(
+            "no `sgctl run` looks after it".into(),
+            format!("{run}` does; `sgctl status` says what is in force"),
+        ),
+    }
 }
 
 fn of_error(error: &KernelError) -> Finding {

@@ -335,10 +335,8 @@ fn a_run_goes_on_when_its_policy_comes_back() {
     ];
     world.run(&words).ok();
     let line = running.line("somebody else has put mistake in force on nic, generation 3");
-    assert!(
-        line.contains("it is undone unless `sgctl confirm`"),
-        "{line}"
-    );
+    let unless = format!("it is undone unless {}", world.typed("confirm"));
+    assert!(line.contains(&unless), "{line}");
     running.says("was not confirmed and is undone: p1, generation 2, is in force again");
     assert_eq!(status(&world)["policy"]["name"], "p1");
     let (code, lines, err) = running.end_with_lines(Signal::SIGTERM);

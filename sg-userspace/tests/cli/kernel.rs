@@ -313,6 +313,61 @@ fn several_interfaces_are_an_array_and_detach_takes_all() {
     world.assert_untouched();
 }
 
+/// What a message says to type works as it stands, and what is said of a `run` that is not there is
+/// true where nothing is in force either.
+#[test]
+fn commands_of_messages_work_as_they_stand() {
+    let world = World::new();
+    let live = |interface: &str| world.run(&["status", "--iface", interface, "--live"]);
+    for (interface, says, command) in [
+        (
+            "nic",
+            "no policy is in force there, and no `sgctl run` looks after it",
+            "run POLICY --iface nic",
+        ),
+        (
+            "lost",
+            "there is no such interface, and no `sgctl run` waits for it",
+            "run POLICY --iface lost --wait",
+        ),
+    ] {
+        let dead = live(interface);
+        let said = format!("{interface}: not live\n  {says}; ");
+        assert_eq!(dead.code, 1, "{}", dead.all());
+        assert!(dead.out.starts_with(&said), "{}", dead.all());
+        assert!(dead.out.contains(&world.typed(command)), "{}", dead.all());
+    }
+    let json = ["status", "--iface", "nic", "--live", "--json"];
+    let help = world.run(&json).json()[0]["errors"][0]["help"].take();
+    let help = help.as_str().unwrap();
+    assert!(
+        help.contains(&world.typed("run POLICY --iface nic")),
+        "{help}"
+    );
+
+    let typed = |text: &str, end: &str| {
+        let is_it = |part: &&str| part.starts_with("sgctl ") && part.ends_with(end);
+        let command = text.split('`').find(is_it);
+        let command = command.unwrap_or_else(|| panic!("no `{end}` in {text}"));
+        let words: Vec<&str> = command.split(' ').skip(1).collect();
+        super::world::run(&words).ok()
+    };
+    let tried = [&super::world::APPLY[..], &["--confirm-within", "1h"]].concat();
+    world.run(&tried).ok();
+    let reset = world.run(&["counters", "--reset"]).ok();
+    let since = typed(&reset.out, "--since-reset");
+    assert!(since.out.contains("nic"), "{}", since.out);
+    // Seen from outside, a command names the namespace that it is about.
+    let bpffs = world.bpffs.display().to_string();
+    let status = super::world::run(&["--bpffs", &bpffs, "status"]).ok();
+    let confirmed = typed(&status.out, " confirm");
+    assert!(
+        confirmed.out.contains("confirmed tke on nic"),
+        "{}",
+        confirmed.out
+    );
+}
+
 /// Proves C12: the remedy for an interface that was deleted names it, and ends nothing elsewhere.
 #[test]
 fn what_is_left_of_a_deleted_interface_is_removed_alone() {
@@ -326,11 +381,7 @@ fn what_is_left_of_a_deleted_interface_is_removed_alone() {
     let status = world.run(&["status"]);
     assert_eq!(status.code, 1, "{}", status.all());
     let remedy = "detach --iface second";
-    assert!(
-        status.out.contains(&format!("`sgctl {remedy}`")),
-        "{}",
-        status.out
-    );
+    assert!(status.out.contains(&world.typed(remedy)), "{}", status.out);
     world.run(&remedy.split(' ').collect::<Vec<_>>()).ok();
     let status = world.run(&["status"]).ok();
     assert!(

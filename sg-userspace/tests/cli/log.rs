@@ -204,9 +204,10 @@ fn an_unknown_rule_is_refused_with_one_that_is_near() {
         };
         refused("shs", "; did you mean `ssh`?");
         refused("inbound:dsn", "; did you mean `dns`?");
-        refused("outbound:dns", ": `sgctl counters` lists them");
-        refused("3", ": `sgctl counters` lists them");
-        refused("frobnicate", ": `sgctl counters` lists them");
+        let list = format!(": {} lists them", world.typed("counters"));
+        for rule in ["outbound:dns", "3", "frobnicate"] {
+            refused(rule, &list);
+        }
     }
     world
         .run(&["log", "--rule", "inbound:2"])

@@ -365,7 +365,7 @@ fn pins_that_somebody_has_removed() {
             // `detach` helps.
             world
                 .run(&apply)
-                .fails(1, "`sgctl detach --iface IF` removes");
+                .fails(1, &format!("{} removes", world.typed("detach --iface IF")));
             world.run(&["detach"]).ok();
         }
         world.run(&apply).ok();

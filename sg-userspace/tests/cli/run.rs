@@ -494,7 +494,11 @@ fn a_new_interface_of_the_name_is_enforced_beside_the_renamed_one() {
     running.end(nix::sys::signal::Signal::SIGKILL);
     let dead = world.run(&["status", "--live"]);
     assert_eq!(dead.code, 1, "{} {}", dead.out, dead.err);
-    assert!(dead.out.contains("no `run` looks after it"), "{}", dead.out);
+    assert!(
+        dead.out.contains("no `sgctl run` looks after it"),
+        "{}",
+        dead.out
+    );
     ip(&format!("-n {node} link del w3"));
     let gone = ["explain", "--iface", "w3", "tcp", "203.0.113.2", ":22"];
     world.run(&gone).fails(1, "no interface `w3`");

@@ -48,7 +48,7 @@ fn a_first_policy_that_nobody_confirms_ends_the_run() {
         assert_eq!(code, Some(1), "{lines}\n{err}");
         assert!(lines.contains(said), "{lines}\n{err}");
         assert!(
-            err.contains("`sgctl confirm` from another session"),
+            err.contains(&format!("{} from another session", world.typed("confirm"))),
             "{err}"
         );
         if is_over {
@@ -203,10 +203,11 @@ fn a_run_that_ends_undoes_what_waits() {
     running.says("nic: inbound ");
     let (code, lines, err) = running.end_with_lines(Signal::SIGTERM);
     assert_eq!(code, Some(0), "{lines}\n{err}");
-    assert!(
-        lines.contains("undone unless `sgctl confirm` comes before its deadline"),
-        "{lines}"
+    let unless = format!(
+        "undone unless {} comes before its deadline",
+        world.typed("confirm")
     );
+    assert!(lines.contains(&unless), "{lines}");
     let now = status(&world);
     assert_eq!(now["policy"]["name"], "p1");
     assert_eq!(now["unconfirmed"]["returns_to"]["name"], "tke");

@@ -57,7 +57,10 @@ fn a_policy_that_leaves_the_node_connected_is_confirmed() {
     let world = World::new();
     let _api = api(&world);
     let path = file(world.dir.path(), "p.yaml", &good("one", 1));
-    ready(&world, &path).fails(1, "no `run` looks after an interface");
+    ready(&world, &path).fails(
+        1,
+        "no `sgctl run` looks after an interface of the network namespace",
+    );
     // Nobody waits so long.
     let running = start(&world, &path, "1h");
     running.says("applied one on nic");
@@ -84,7 +87,8 @@ fn a_policy_that_leaves_the_node_connected_is_confirmed() {
     let ran = world.run(&["status", "--iface", "nic", "--live"]);
     assert_eq!(ran.code, 1, "{}", ran.all());
     assert!(
-        ran.out.contains("nic: not live\n  no `run` looks after it"),
+        ran.out
+            .contains("nic: not live\n  no `sgctl run` looks after it"),
         "{}",
         ran.all()
     );

@@ -129,7 +129,7 @@ fn an_interface_that_was_moved_is_where_it_is() {
     let moved = format!("`nic` was moved to the network namespace {}", world.peer);
     for command in ["apply", "run"] {
         let ran = world.run(&[command, "builtin:tke", "--iface", "nic"]);
-        let remedy = format!("sgctl --netns {} apply", world.peer);
+        let remedy = format!(" --netns {} apply", world.peer);
         assert!(ran.fails(1, &moved).err.contains(&remedy));
     }
     let detached = world.run(&["detach", "--iface", "nic"]).ok().out;

@@ -183,6 +183,12 @@ impl World {
         command
     }
 
+    /// A command as messages name it here.
+    pub(crate) fn typed(&self, command: &str) -> String {
+        let (node, bpffs) = (&self.node, self.bpffs.display());
+        format!("`sgctl --netns {node} --bpffs {bpffs} {command}`")
+    }
+
     /// A file system for pins that nobody who uses the world's own knows of, and a policy that is
     /// pinned there in force on an interface of the node's.
     pub(crate) fn apply_elsewhere(&self, interface: &str) -> PathBuf {

@@ -265,10 +265,7 @@ pub(super) fn find(context: &Context, ifaces: &Ifaces) -> Result<Vec<Attached>, 
     match found.is_empty() {
         false => Ok(found),
         true => Err(KernelError::NotAttached {
-            scope: match &context.netns {
-                None => "any interface of this network namespace".into(),
-                Some(name) => format!("any interface of the network namespace `{name}`"),
-            },
+            scope: format!("any interface of {}", context.place()),
         }
         .into()),
     }

@@ -14,6 +14,7 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
 use super::change::Change;
 use super::output::Output;
 use crate::cli::journal::{Priority, with_priority};
+use crate::cli::placed::placed;
 use crate::cli::screen::{Paint, Screen};
 
 /// How the log is written.
@@ -155,7 +156,7 @@ impl Said {
             at: jiff::Timestamp::now().to_string(),
             level: word(level),
             interface: self.interface.as_deref(),
-            message: &self.message,
+            message: &placed(&self.message),
         };
         let head = serde_json::to_string(&head).unwrap_or_default();
         format!("{}\n", Joined(&head, &self.details))

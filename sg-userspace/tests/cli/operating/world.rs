@@ -43,7 +43,6 @@ pub(super) struct World {
     server: Option<Child>,
     /// In the reverse order of their making.
     _mounts: Vec<Mount>,
-    _pins: tempfile::TempDir,
 }
 
 impl Drop for World {
@@ -64,12 +63,11 @@ impl World {
     pub(super) fn enter(page: Page) -> World {
         Namespace::enter_new().expect("root may have a network of its own");
         mounts::make_private().expect("root may have mounts of its own");
-        let pins = tempfile::tempdir().expect("a folder");
-        let mut all = vec![Mount::bpffs(pins.path()).expect("a BPF file system of our own")];
+        let mut all = vec![Mount::bpffs(USUAL).expect("a BPF file system of our own")];
         let folder = tempfile::tempdir().expect("a folder");
         let deploy = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../deploy");
         std::os::unix::fs::symlink(deploy, folder.path().join("deploy")).expect("our own folder");
-        let path = sgctl(folder.path(), pins.path());
+        let path = sgctl(folder.path());
         let (node, client) = (Host::here(), Host::new());
         node.hush();
         let (mut listening, mut server) = (Vec::new(), None);
@@ -93,7 +91,6 @@ impl World {
             server,
             folder,
             _mounts: all,
-            _pins: pins,
         }
     }
 
@@ -186,16 +183,19 @@ fn join(node: &Host, client: &Host) {
     client.wait_for_carrier("eth0");
 }
 
+/// Where everybody pins. Messages do not name it.
+const USUAL: &str = "/sys/fs/bpf";
+
+/// The same place in other words: by its own it is refused in mounts that end with the process.
+const ON_PURPOSE: &str = "/sys/fs/bpf/../bpf";
+
 /// Puts a `sgctl` that pins into the world's own file system at the head of the PATH.
-fn sgctl(folder: &Path, pins: &Path) -> String {
+fn sgctl(folder: &Path) -> String {
     let programs = folder.join(".bin");
     fs::create_dir(&programs).expect("a folder");
     let program = programs.join("sgctl");
     let binary = env!("CARGO_BIN_EXE_sgctl");
-    let script = format!(
-        "#!/bin/sh\nLC_ALL=C.UTF-8 exec {binary} --bpffs {} \"$@\"\n",
-        pins.display()
-    );
+    let script = format!("#!/bin/sh\nLC_ALL=C.UTF-8 exec {binary} --bpffs {ON_PURPOSE} \"$@\"\n");
     fs::write(&program, script).expect("a file");
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("our own file");
     let path = std::env::var("PATH").unwrap_or_default();
