@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use sg_userspace::kernel::history::{How, history, kept};
+use sg_userspace::kernel::history::{Entry, How, history, kept};
 use sg_userspace::kernel::{self, ApplyOptions, Decided, KernelError, Outcome};
 
 use super::apply::{self, window};
@@ -23,8 +23,9 @@ before it comes back on all interfaces, or nothing if there was nothing. Without
 wait in this network namespace are undone.
 
 Where none waits, and with --to, an earlier policy is applied again from its text, as a new generation:
-the last one before the one in force, or the one that `sgctl history` lists under that number. It audits
-what it audited then. What it does to connections is said before, and it is refused as by `apply` where it
+the last one before the one in force, or the one that `sgctl history` lists under that number. If the last
+one was undone, what was before it is in force already, and only --to goes further back. It audits what it
+audited then. What it does to connections is said before, and it is refused as by `apply` where it
 would lock you out.
 
 Examples:
@@ -55,6 +56,40 @@ pub(super) struct Rollback {
     json: Json,
 }
 
+/// The policy before the one in force.
+///
+/// # Errors
+/// If none is kept, and if the last one that came out of force was undone: then what was before it
+/// is in force already. Whoever asks twice, or just after the deadline, would put it back.
+fn before(entries: &[Entry]) -> Result<&Entry, KernelError> {
+    let no_way = |reason: String, help: &str| KernelError::Fixed {
+        what: "returning to the policy before".into(),
+        reason,
+        help: help.into(),
+    };
+    let (in_force, before) = match entries {
+        [in_force, before, ..] => (in_force, before),
+        _ => {
+            return Err(no_way(
+                "no policy before the one in force is kept".into(),
+                "`sgctl history` shows what is; `sgctl detach` ends enforcement",
+            ));
+        }
+    };
+    // Each policy that is applied, an earlier one too, has a later generation than all before it.
+    if before.generation > in_force.generation {
+        return Err(no_way(
+            format!(
+                "{}, generation {}, was undone, and {}, generation {}, is in force again",
+                before.name, before.generation, in_force.name, in_force.generation
+            ),
+            "`sgctl history` shows the policies that are kept; `sgctl rollback --to GENERATION` \
+             returns to one of them",
+        ));
+    }
+    Ok(before)
+}
+
 impl Rollback {
     pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
         let (mut decided, mut failures) = (Vec::new(), Vec::new());
@@ -76,18 +111,9 @@ impl Rollback {
     /// Applies an earlier policy again.
     fn apply_again(&self, context: &Context) -> Result<(), Failure> {
         let (first, interfaces) = one_attachment::<Rollback>(context, "rollback", &self.ifaces)?;
-        let entries = history(&first.pins)?;
-        let generation = match (self.to, entries.get(1)) {
-            (Some(generation), _) => generation,
-            (None, Some(before)) => before.generation,
-            (None, None) => {
-                return Err(KernelError::Fixed {
-                    what: "returning to the policy before".into(),
-                    reason: "no policy before the one in force is kept".into(),
-                    help: "`sgctl history` shows what is; `sgctl detach` ends enforcement".into(),
-                }
-                .into());
-            }
+        let generation = match self.to {
+            Some(generation) => generation,
+            None => before(&history(&first.pins)?)?.generation,
         };
         let (entry, policy) = kept(&first.pins, generation)?;
         let options = ApplyOptions {

@@ -19,7 +19,9 @@ pub(super) fn open_map(path: &Path) -> Result<MapData, KernelError> {
 
 /// Maps the values of a pinned array map, which other processes and programs write as well.
 pub(super) fn shared_memory(path: &Path, items: u32, bytes: usize) -> io::Result<sys::MapMemory> {
-    sys::MapMemory::shared(sys::open_pin(path)?.as_fd(), items as usize * bytes)
+    let map = sys::open_pin(path)?;
+    sys::is_array_of(map.as_fd(), items, bytes)?;
+    sys::MapMemory::shared(map.as_fd(), items as usize * bytes)
 }
 
 /// Maps the values for reading only, or copies them if they cannot be mapped.

@@ -33,7 +33,7 @@ impl Records {
             if let Some(state) = &mut state {
                 let number = state.number();
                 if let Some(trial) = &mut state.trial {
-                    trial.stands = trial::stands(pins, number, trial.deadline);
+                    trial.stands = trial::stands(pins, number, trial.deadline)?;
                 }
             }
             Ok::<_, KernelError>(state)
@@ -216,9 +216,10 @@ impl Stamp {
         if !has_one || maps_of(pins)? != self.maps {
             return Ok(false);
         }
-        Ok(self
-            .trial
-            .is_none_or(|(number, deadline, stood)| trial::stands(pins, number, deadline) == stood))
+        match self.trial {
+            None => Ok(true),
+            Some((number, deadline, stood)) => Ok(trial::stands(pins, number, deadline)? == stood),
+        }
     }
 }
 

@@ -129,9 +129,20 @@ impl Word {
 
 /// Which policy decides, by the pinned word of a trial. If it is not there, by the deadline: the
 /// gates have the word in any case, and nobody has closed it through the pin.
-pub(super) fn stands(pins: &InterfacePins, number: u32, deadline: u64) -> Stands {
-    let word = Word::open_to_read(pins, number).map_or(deadline, |word| word.load());
-    Stands::of(word, boot_now())
+///
+/// # Errors
+/// If the word is there and cannot be read: it may say something else than the deadline does.
+pub(super) fn stands(
+    pins: &InterfacePins,
+    number: u32,
+    deadline: u64,
+) -> Result<Stands, KernelError> {
+    let word = match Word::open_to_read(pins, number) {
+        Ok(word) => word.load(),
+        Err(KernelError::MissingPin { .. }) => deadline,
+        Err(error) => return Err(error),
+    };
+    Ok(Stands::of(word, boot_now()))
 }
 
 /// The time on the clock of deadlines, as the kernel's programs see it: nanoseconds of

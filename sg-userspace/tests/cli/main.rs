@@ -28,6 +28,7 @@ mod layouts;
 mod log;
 mod metrics;
 mod operating;
+mod other_maps;
 mod pod;
 mod pty;
 mod refusals;

@@ -1,6 +1,9 @@
 //! `sgctl rollback` where no policy waits to be confirmed: an earlier one is applied again.
 
+use std::time::Duration;
+
 use serde_json::Value;
+use sg_testbed::wait_for;
 
 use super::run::policy;
 use super::world::{World, file};
@@ -64,6 +67,38 @@ fn an_earlier_policy_is_applied_again() {
     assert_eq!(ended[0], &Value::Null, "{history}");
     assert!(ended[1..].iter().all(|how| !how.is_null()), "{history}");
     assert!(ended.iter().any(|how| **how == "rolled-back"), "{history}");
+}
+
+/// Proves C4: whoever asks twice, or when the policy is undone already, does not put it back.
+#[test]
+fn a_policy_that_was_undone_is_not_returned_to() {
+    let world = World::new();
+    let digest = apply(&world, 1);
+    let bad = file(world.dir.path(), "bad.yaml", &policy(2));
+    let words = ["apply", &bad, "--iface", "nic", "--confirm-within"];
+    for by_hand in [true, false] {
+        let window = if by_hand { "1h" } else { "1s" };
+        world.run(&[&words[..], &[window]].concat()).ok();
+        if by_hand {
+            world.run(&["rollback"]).ok();
+        } else {
+            let is_back = || {
+                let status = world.run(&["status", "--json"]).json();
+                status[0]["policy"]["digest"] == digest
+            };
+            wait_for("the end of the trial", Duration::from_secs(30), is_back);
+            // Somebody else's command has tidied up.
+            let ran = world.run(&["confirm", "--iface", "nic"]);
+            assert_eq!(ran.code, 1, "{}", ran.all());
+        }
+        let before = in_force(&world);
+        let again = world.run(&["rollback"]);
+        again.fails(1, "was undone, and p1, generation 1, is in force again");
+        assert_eq!(in_force(&world), before);
+        assert_eq!(before.2, digest);
+    }
+    world.run(&["rollback", "--to", "2"]).ok();
+    assert_eq!(in_force(&world).0, "p2");
 }
 
 /// Proves C4: where there is nothing to return to, nothing changes.

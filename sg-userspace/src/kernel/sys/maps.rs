@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicU64;
 
 use aya::maps::{MapData, MapError, MapInfo, MapType};
+use aya::util::nr_cpus;
 use aya_obj::generated::{BPF_F_MMAPABLE, bpf_cmd, bpf_map_info, bpf_map_type};
 use memmap2::{MmapMut, MmapOptions, MmapRaw};
 
@@ -77,6 +78,33 @@ pub(in crate::kernel) fn freeze(map: BorrowedFd<'_>) -> io::Result<()> {
     bpf(bpf_cmd::BPF_MAP_FREEZE, &mut attr).map(drop)
 }
 
+/// Fails unless the kernel copies as much of each entry of a map as its caller has room for, for
+/// per-CPU maps all CPUs' values together. It copies what the map has, however much that is, and a
+/// pin may lead to another map than its name says. Returns how many entries there are.
+fn entries_of(map: BorrowedFd<'_>, key_len: usize, copied: usize) -> io::Result<u32> {
+    const PER_CPU: [bpf_map_type; 3] = [
+        bpf_map_type::BPF_MAP_TYPE_PERCPU_ARRAY,
+        bpf_map_type::BPF_MAP_TYPE_PERCPU_HASH,
+        bpf_map_type::BPF_MAP_TYPE_LRU_PERCPU_HASH,
+    ];
+    // SAFETY: what the kernel says of a map.
+    let info: bpf_map_info = unsafe { info(map)? };
+    let value = info.value_size as usize;
+    let copies = match PER_CPU.iter().any(|it| *it as u32 == info.type_) {
+        true => value.next_multiple_of(8) * nr_cpus().map_err(|(_, error)| error)?,
+        false => value,
+    };
+    match (info.key_size as usize, copies) == (key_len, copied) {
+        true => Ok(info.max_entries),
+        false => Err(another_map()),
+    }
+}
+
+/// What is said of a map that is not the one whose name its pin has.
+fn another_map() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "it is another map")
+}
+
 /// All values of a per-CPU array map with `entries` values of `cpus` times `value_len` bytes, in
 /// the order of the keys. It takes one system call for a thousand values, not one for each.
 pub(in crate::kernel) fn read_per_cpu_array(
@@ -87,6 +115,9 @@ pub(in crate::kernel) fn read_per_cpu_array(
 ) -> io::Result<Vec<u8>> {
     const BATCH: u32 = 4096;
     let stride = value_len.next_multiple_of(8) * cpus;
+    if entries_of(map, size_of::<u32>(), stride)? < entries {
+        return Err(another_map());
+    }
     let mut values = vec![0u8; stride * entries as usize];
     let mut keys = vec![0u32; BATCH as usize];
     // The kernel's cursor. For an array it is the last key of the batch before.
@@ -119,13 +150,14 @@ pub(in crate::kernel) fn read_per_cpu_array(
     Ok(values)
 }
 
-/// Reads one value of an array map into `value`, which must have the length that the kernel copies.
-/// For a per-CPU map, that is the values of all possible CPUs.
+/// Reads one value of an array map into `value`, which has the length of that. For a per-CPU map,
+/// that is the values of all possible CPUs.
 pub(in crate::kernel) fn lookup(
     map: BorrowedFd<'_>,
     key: &u32,
     value: &mut [u8],
 ) -> io::Result<()> {
+    entries_of(map, size_of::<u32>(), value.len())?;
     let value = value.as_mut_ptr() as u64;
     element(bpf_cmd::BPF_MAP_LOOKUP_ELEM, map, key, value)
 }
@@ -136,6 +168,7 @@ pub(in crate::kernel) fn write_value(
     key: &u32,
     value: &[u8],
 ) -> io::Result<()> {
+    entries_of(map, size_of::<u32>(), value.len())?;
     let value = value.as_ptr() as u64;
     element(bpf_cmd::BPF_MAP_UPDATE_ELEM, map, key, value)
 }
@@ -158,6 +191,7 @@ pub(in crate::kernel) fn each_hash_entry<K: aya::Pod, V: aya::Pod>(
     batch: u32,
     mut visit: impl FnMut(K, V),
 ) -> io::Result<()> {
+    entries_of(map, size_of::<K>(), size_of::<V>())?;
     // SAFETY: both are plain data, for which zero is valid (`aya::Pod`).
     let (no_key, no_value): (K, V) = unsafe { (std::mem::zeroed(), std::mem::zeroed()) };
     let mut batch = batch;
@@ -268,6 +302,18 @@ pub(in crate::kernel) fn read_pages(path: &Path) -> io::Result<Option<Vec<u8>>> 
         return Ok(None);
     }
     read_per_cpu_array(map.fd().as_fd(), info.max_entries(), PAGE, 1).map(Some)
+}
+
+/// Fails unless an array map has so many values of this length.
+pub(in crate::kernel) fn is_array_of(
+    map: BorrowedFd<'_>,
+    entries: u32,
+    value_len: usize,
+) -> io::Result<()> {
+    match entries_of(map, size_of::<u32>(), value_len)? == entries {
+        true => Ok(()),
+        false => Err(another_map()),
+    }
 }
 
 /// How many entries a map has.
