@@ -200,7 +200,7 @@ impl Enforcer {
     pub(crate) fn load_on_trial(policy: &Policy, max_flows: u32, stage: Stage) -> Result<Self> {
         let folder = tempfile::tempdir().context("a folder for the BPF file system")?;
         let mount = Mount::bpffs(folder.path()).context("mounting a BPF file system")?;
-        let pins = PinTree::new(folder.path()).interface(1, 1);
+        let pins = PinTree::new(folder.path()).interface(1, 1)?;
         pins.create()?;
         let mut ready = Self::ready(policy, max_flows)?;
         ready.shared.pins = Some(pins.clone());

@@ -80,9 +80,8 @@ impl Asked {
     /// Where the interfaces have their pins. Fails if one has pins of another layout.
     fn places(&self, tree: &PinTree) -> Result<Vec<InterfacePins>, KernelError> {
         let indices = self.indices.iter();
-        let places: Vec<InterfacePins> = indices
-            .map(|index| tree.interface(self.cookie, *index))
-            .collect();
+        let places = indices.map(|index| tree.interface(self.cookie, *index));
+        let places: Vec<InterfacePins> = places.collect::<Result<_, _>>()?;
         for pins in &places {
             tree.refuse_other_layouts(pins)?;
         }

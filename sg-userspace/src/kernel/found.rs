@@ -39,7 +39,7 @@ impl Found {
                 interface: name.to_owned(),
             });
         }
-        let start = find(tree, &tree.interface(cookie, index), &interface, name)?;
+        let start = find(tree, &tree.interface(cookie, index)?, &interface, name)?;
         let mut options = options.clone();
         match start.replaced() {
             Some(replaced) => settle(&mut options, name, replaced)?,
@@ -77,7 +77,7 @@ pub(super) fn attachment_of(
     };
     let attached: Vec<(String, InterfacePins)> = found.iter().filter_map(of).collect();
     let Some((name, pins)) = attached.first() else {
-        return Ok(tree.free_attachment(cookie));
+        return tree.free_attachment(cookie);
     };
     if let Some((other, _)) = attached.iter().find(|(_, it)| !it.shares_with(pins)) {
         return Err(KernelError::Fixed {
@@ -94,7 +94,7 @@ pub(super) fn attachment_of(
     Ok(match pins.netns_cookie == cookie {
         true => pins.attachment,
         // The interface was moved here, and its attachment comes along with a new number.
-        false => tree.free_attachment(cookie),
+        false => tree.free_attachment(cookie)?,
     })
 }
 

@@ -239,7 +239,7 @@ impl Held {
         let tree = PinTree::new(bpffs);
         let _lock = tree.lock()?;
         let index = interfaces::index_of(interface)?;
-        let there = tree.interface(netns::cookie()?, index);
+        let there = tree.interface(netns::cookie()?, index)?;
         let pins = match there.exists() {
             true => there,
             // In the attachment that it belonged to.

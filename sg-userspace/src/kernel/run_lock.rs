@@ -54,7 +54,7 @@ impl RunLock {
         let bpffs = bpffs::find_or_mount(path)?;
         let tree = PinTree::new(&bpffs.path);
         if let Some(index) = index {
-            tree.refuse_other_layouts(&tree.interface(cookie, index))?;
+            tree.refuse_other_layouts(&tree.interface(cookie, index)?)?;
         }
         let _lock = tree.lock()?;
         let dir = tree.run_dir(cookie, interface)?;

@@ -192,7 +192,9 @@ fn a_policy_on_trial_decides_as_any_other() {
             let [first, second] = policies;
             let mut talks = Talks::new(rng, 10);
             let tables = [2 * round + 1, 2 * round + 2].map(|netns| {
-                let pins = PinTree::new(sandbox.bpffs()).interface(netns, 1);
+                let pins = PinTree::new(sandbox.bpffs())
+                    .interface(netns, 1)
+                    .expect("the tree is readable");
                 pins.create().unwrap_or_else(|e| panic!("{e}"));
                 SharedMaps {
                     pins: Some(pins),

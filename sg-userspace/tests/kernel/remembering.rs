@@ -37,7 +37,9 @@ fn what_is_admitted_is_remembered_and_everything_passes() {
         (far(), true),
     ] {
         sandbox(|sandbox| {
-            let pins = PinTree::new(sandbox.bpffs()).interface(1, 1);
+            let pins = PinTree::new(sandbox.bpffs())
+                .interface(1, 1)
+                .expect("the tree is readable");
             pins.create().unwrap_or_else(|e| panic!("{e}"));
             let shared = SharedMaps {
                 pins: Some(pins),

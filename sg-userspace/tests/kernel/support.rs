@@ -56,7 +56,9 @@ pub(crate) fn egress_hooks() -> &'static [EgressHook] {
 /// Maps for programs that are not attached, pinned in the sandbox so that the test can read their
 /// flow table.
 pub(crate) fn pinned_maps(sandbox: &Sandbox, max_flows: u32) -> (SharedMaps, InterfacePins) {
-    let pins = PinTree::new(sandbox.bpffs()).interface(1, 1);
+    let pins = PinTree::new(sandbox.bpffs())
+        .interface(1, 1)
+        .expect("the tree is readable");
     pins.create().unwrap_or_else(|e| panic!("{e}"));
     let shared = SharedMaps {
         pins: Some(pins.clone()),

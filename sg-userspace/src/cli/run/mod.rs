@@ -428,7 +428,7 @@ fn watched(
             // One that was to be left as it is.
             None => interfaces::index_of(name)?,
         };
-        Ok(Watched::new(name, tree.interface(cookie, index), before))
+        Ok(Watched::new(name, tree.interface(cookie, index)?, before))
     };
     names.iter().zip(before).map(of).collect()
 }

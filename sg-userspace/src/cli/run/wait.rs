@@ -124,7 +124,7 @@ impl Session<'_> {
             }
             let before = find_before(self.context, name)?;
             let index = interfaces::index_of(name)?;
-            let pins = tree.interface(cookie, index);
+            let pins = tree.interface(cookie, index)?;
             self.interfaces.push(Watched::new(name, pins, before));
         }
         self.settle(reloader);

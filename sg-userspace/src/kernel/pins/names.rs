@@ -13,9 +13,10 @@ pub(super) fn names_in(dir: &Path) -> Result<Vec<String>, KernelError> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(e) => return Err(KernelError::at_pin("reading", dir, e)),
     };
-    Ok(entries
-        .filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()))
-        .collect())
+    entries
+        .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+        .collect::<io::Result<_>>()
+        .map_err(|e| KernelError::at_pin("reading", dir, e))
 }
 
 pub(super) fn numbers_in(dir: &Path) -> Result<Vec<u64>, KernelError> {

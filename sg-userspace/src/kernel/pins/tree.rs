@@ -40,14 +40,15 @@ impl PinTree {
 
     /// The existing pins of an interface. If there are none, those that it would have in a new
     /// attachment.
-    pub fn interface(&self, netns_cookie: u64, ifindex: u32) -> InterfacePins {
-        let numbers = attachments_in(&self.netns_dir(netns_cookie)).unwrap_or_default();
+    ///
+    /// # Errors
+    /// If the directory cannot be read: then nobody knows whether there are some.
+    pub fn interface(&self, netns_cookie: u64, ifindex: u32) -> Result<InterfacePins, KernelError> {
+        let taken = attachments_in(&self.netns_dir(netns_cookie))?;
         let of = |attachment| self.interface_of(netns_cookie, attachment, ifindex);
-        let there = numbers.iter().map(|number| of(*number));
-        let mut there = there.filter(InterfacePins::exists);
-        there
-            .next()
-            .unwrap_or_else(|| of(self.free_attachment(netns_cookie)))
+        let mut there = taken.iter().map(|number| of(*number));
+        let there = there.find(InterfacePins::exists);
+        Ok(there.unwrap_or_else(|| of(lowest_free(&taken))))
     }
 
     /// The pins of an interface in an attachment, whether or not they exist.
@@ -69,9 +70,8 @@ impl PinTree {
     }
 
     /// The lowest number that no attachment of a network namespace uses.
-    pub(in crate::kernel) fn free_attachment(&self, netns_cookie: u64) -> u32 {
-        let taken = attachments_in(&self.netns_dir(netns_cookie)).unwrap_or_default();
-        (1..).find(|number| !taken.contains(number)).unwrap_or(1)
+    pub(in crate::kernel) fn free_attachment(&self, netns_cookie: u64) -> Result<u32, KernelError> {
+        attachments_in(&self.netns_dir(netns_cookie)).map(|taken| lowest_free(&taken))
     }
 
     /// The pins of all interfaces that have some in this layout version.
@@ -152,6 +152,11 @@ impl PinTree {
 /// The numbers of the attachments in the directory of a network namespace.
 pub(super) fn attachments_in(netns: &Path) -> Result<Vec<u32>, KernelError> {
     small_numbers_in(netns)
+}
+
+/// The lowest number that no attachment has.
+fn lowest_free(taken: &[u32]) -> u32 {
+    (1..).find(|number| !taken.contains(number)).unwrap_or(1)
 }
 
 /// Whether this layout version has directories for attachments. Before version 8 each interface was

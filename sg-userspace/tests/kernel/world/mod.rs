@@ -77,7 +77,9 @@ impl World {
     pub(crate) fn new(sandbox: &Sandbox, exact: bool) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let tree = PinTree::new(sandbox.bpffs());
-        let pins = tree.interface(1, NEXT.fetch_add(1, Ordering::Relaxed));
+        let pins = tree
+            .interface(1, NEXT.fetch_add(1, Ordering::Relaxed))
+            .expect("the tree is readable");
         pins.create().expect("a folder for the pins");
         World {
             pins,
