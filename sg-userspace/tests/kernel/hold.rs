@@ -158,7 +158,9 @@ fn what_a_killed_process_leaves_is_said_and_removed() {
             let (code, out, err) = sgctl(sandbox, scope);
             assert!(code == Some(1) && out.contains("left behind"), "{out}{err}");
             assert_eq!(err.matches("left filters on `late`").count(), 1, "{err}");
-            assert!(err.contains("`sgctl detach --iface late`"), "{err}");
+            let bpffs = sandbox.bpffs().display();
+            let remedy = format!("`sgctl --bpffs {bpffs} detach --iface late`");
+            assert!(err.contains(&remedy), "{err}");
         }
         let (code, out, _) = sgctl(sandbox, &["status", "--json"]);
         let rows: serde_json::Value = serde_json::from_str(&out).expect("it is JSON");
@@ -293,10 +295,9 @@ fn what_is_left_in_a_namespace_with_a_name_is_found() {
         };
         let (code, out, err) = elsewhere(&["status"]);
         assert!(code == Some(1) && out.contains("node9"), "{out}{err}");
-        assert!(
-            err.contains("`sgctl --netns node9 detach --iface late`"),
-            "{err}"
-        );
+        let bpffs = sandbox.bpffs().display();
+        let remedy = format!("`sgctl --bpffs {bpffs} --netns node9 detach --iface late`");
+        assert!(err.contains(&remedy), "{err}");
         let (code, out, err) = elsewhere(&["detach"]);
         assert!(
             code == Some(0) && out.contains("in namespace node9"),
