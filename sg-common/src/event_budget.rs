@@ -91,15 +91,15 @@ impl<W: Word> EventWatch<W> {
     #[inline(always)]
     pub fn current(&self, now: u64) -> u64 {
         let tick = self.tick.load();
-        if tick == 0 || self.has_ended(tick, now) {
+        if tick == 0 || self.end_if_over(tick, now) {
             return 0;
         }
         tick
     }
 
-    /// Ends the watch that was last renewed in `tick`, if it is over.
+    /// Ends the watch that was last renewed in `tick`, if it is over. Returns whether it was.
     #[inline(always)]
-    pub fn has_ended(&self, tick: u64, now: u64) -> bool {
+    pub fn end_if_over(&self, tick: u64, now: u64) -> bool {
         if !is_over(tick, tick_of(now)) {
             return false;
         }

@@ -60,7 +60,7 @@ extern "C" fn sg_wanted(slot: u32, source: u32) -> u32 {
 fn is_wanted_of(slot: &mut CounterSlot, source: impl FnOnce() -> u32) -> bool {
     let watch = maps::event_watch();
     let tick = watch.tick.load();
-    let look = || _ = watch.has_ended(tick, clock::now());
+    let look = || _ = watch.end_if_over(tick, clock::now());
     tick != 0 && !slot.closing.suppress(tick, source, look)
 }
 

@@ -17,7 +17,7 @@ pub(super) fn only_one<A: Args>(
     let mut named = found(&context.bpffs, &context.here(ifaces))?.into_iter();
     let Some(first) = named.next() else {
         return Err(KernelError::NotAttached {
-            scope: format!("any interface of {}", context.place()),
+            scope: context.any_interface(),
         }
         .into());
     };

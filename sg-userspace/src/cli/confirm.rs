@@ -64,7 +64,7 @@ pub(super) fn waiting(context: &Context, ifaces: &Ifaces) -> Result<Vec<Attached
 
 fn nothing_waits(context: &Context) -> Failure {
     Failure::from(KernelError::NothingToConfirm {
-        scope: format!("any interface of {}", context.place()),
+        scope: context.any_interface(),
     })
 }
 

@@ -48,6 +48,11 @@ impl Context {
         }
     }
 
+    /// What an error says where none of its interfaces will do.
+    pub(super) fn any_interface(&self) -> String {
+        format!("any interface of {}", self.place())
+    }
+
     /// The named interfaces, or else all of the current namespace.
     pub(super) fn here(&self, ifaces: &Ifaces) -> Scope {
         match ifaces.names.is_empty() {

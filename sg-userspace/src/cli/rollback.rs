@@ -60,21 +60,18 @@ pub(super) struct Rollback {
 ///
 /// # Errors
 /// If none is kept, and if the last one that came out of force was undone: then what was before it
-/// is in force already. Whoever asks twice, or just after the deadline, would put it back.
+/// is in force already. A second `rollback`, or one after the deadline, would apply the undone one.
 fn before(entries: &[Entry]) -> Result<&Entry, KernelError> {
     let no_way = |reason: String, help: &str| KernelError::Fixed {
         what: "returning to the policy before".into(),
         reason,
         help: help.into(),
     };
-    let (in_force, before) = match entries {
-        [in_force, before, ..] => (in_force, before),
-        _ => {
-            return Err(no_way(
-                "no policy before the one in force is kept".into(),
-                "`sgctl history` shows what is; `sgctl detach` ends enforcement",
-            ));
-        }
+    let [in_force, before, ..] = entries else {
+        return Err(no_way(
+            "no policy before the one in force is kept".into(),
+            "`sgctl history` shows what is; `sgctl detach` ends enforcement",
+        ));
     };
     // Each policy that is applied, an earlier one too, has a later generation than all before it.
     if before.generation > in_force.generation {

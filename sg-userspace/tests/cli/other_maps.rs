@@ -1,5 +1,5 @@
-//! Pins that lead to another map than their names say: commands say so, and none takes the other
-//! map's bytes for its own, or more of them than it has room for.
+//! A pin may lead to another map than its name says. Commands report an error then: none uses the
+//! bytes of that map, and none lets the kernel write past the end of a buffer.
 
 use std::fs;
 use std::path::PathBuf;

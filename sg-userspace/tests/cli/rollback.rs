@@ -69,7 +69,8 @@ fn an_earlier_policy_is_applied_again() {
     assert!(ended.iter().any(|how| **how == "rolled-back"), "{history}");
 }
 
-/// Proves C4: whoever asks twice, or when the policy is undone already, does not put it back.
+/// Proves C4: a second `rollback`, and one after the deadline, do not apply the undone policy
+/// again.
 #[test]
 fn a_policy_that_was_undone_is_not_returned_to() {
     let world = World::new();

@@ -44,7 +44,7 @@ impl<'a> Json<'a> {
             };
             rows.iter().map(rated).collect()
         }
-        // Whoever adds a field to them decides whether it is printed.
+        // All fields are named, so that a new one is not left out by oversight.
         let Counters {
             standing,
             sampled_at,

@@ -265,7 +265,7 @@ pub(super) fn find(context: &Context, ifaces: &Ifaces) -> Result<Vec<Attached>, 
     match found.is_empty() {
         false => Ok(found),
         true => Err(KernelError::NotAttached {
-            scope: format!("any interface of {}", context.place()),
+            scope: context.any_interface(),
         }
         .into()),
     }

@@ -250,13 +250,13 @@ impl Session<'_> {
 
     /// Records what was just put in force.
     pub(super) fn applied(&mut self, applied: &Applied) {
+        let tree = PinTree::new(&self.context.bpffs);
+        let find = |state: &State| tree.interface(state.netns_cookie, state.ifindex);
         for one in &mut self.interfaces {
             let states = applied.interfaces().map(|it| &it.state);
             let mut states = states.filter(|state| state.interface == one.name);
             // One that was made anew has its pins elsewhere. Where they cannot be found now, the
             // next look at the pins says so.
-            let tree = PinTree::new(&self.context.bpffs);
-            let find = |state: &State| tree.interface(state.netns_cookie, state.ifindex);
             if let Some(Ok(pins)) = states.next().map(find) {
                 one.pins = pins;
             }

@@ -42,7 +42,7 @@ impl PinTree {
     /// attachment.
     ///
     /// # Errors
-    /// If the directory cannot be read: then nobody knows whether there are some.
+    /// If the directory cannot be read, since the interface may have pins in it.
     pub fn interface(&self, netns_cookie: u64, ifindex: u32) -> Result<InterfacePins, KernelError> {
         let taken = attachments_in(&self.netns_dir(netns_cookie))?;
         let of = |attachment| self.interface_of(netns_cookie, attachment, ifindex);

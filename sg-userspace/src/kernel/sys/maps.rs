@@ -78,9 +78,10 @@ pub(in crate::kernel) fn freeze(map: BorrowedFd<'_>) -> io::Result<()> {
     bpf(bpf_cmd::BPF_MAP_FREEZE, &mut attr).map(drop)
 }
 
-/// Fails unless the kernel copies as much of each entry of a map as its caller has room for, for
-/// per-CPU maps all CPUs' values together. It copies what the map has, however much that is, and a
-/// pin may lead to another map than its name says. Returns how many entries there are.
+/// Checks that the keys of a map are `key_len` bytes long and that the kernel copies `copied` bytes
+/// for each value, and returns how many entries the map has. The kernel copies whole values,
+/// however short the caller's buffer is, and a pin may lead to another map than its name says. Of a
+/// per-CPU map it copies the values of all possible CPUs.
 fn entries_of(map: BorrowedFd<'_>, key_len: usize, copied: usize) -> io::Result<u32> {
     const PER_CPU: [bpf_map_type; 3] = [
         bpf_map_type::BPF_MAP_TYPE_PERCPU_ARRAY,
@@ -157,9 +158,8 @@ pub(in crate::kernel) fn lookup(
     key: &u32,
     value: &mut [u8],
 ) -> io::Result<()> {
-    entries_of(map, size_of::<u32>(), value.len())?;
-    let value = value.as_mut_ptr() as u64;
-    element(bpf_cmd::BPF_MAP_LOOKUP_ELEM, map, key, value)
+    let at = value.as_mut_ptr() as u64;
+    element(bpf_cmd::BPF_MAP_LOOKUP_ELEM, map, key, at, value.len())
 }
 
 /// Replaces the value of `key` in an array map.
@@ -168,13 +168,20 @@ pub(in crate::kernel) fn write_value(
     key: &u32,
     value: &[u8],
 ) -> io::Result<()> {
-    entries_of(map, size_of::<u32>(), value.len())?;
-    let value = value.as_ptr() as u64;
-    element(bpf_cmd::BPF_MAP_UPDATE_ELEM, map, key, value)
+    let at = value.as_ptr() as u64;
+    element(bpf_cmd::BPF_MAP_UPDATE_ELEM, map, key, at, value.len())
 }
 
-/// Reads or writes the value of `key`; `value` is the address of the caller's copy.
-fn element(command: bpf_cmd, map: BorrowedFd<'_>, key: &u32, value: u64) -> io::Result<()> {
+/// Reads or writes the value of `key`; `value` is the address of the caller's copy, which has `len`
+/// bytes.
+fn element(
+    command: bpf_cmd,
+    map: BorrowedFd<'_>,
+    key: &u32,
+    value: u64,
+    len: usize,
+) -> io::Result<()> {
+    entries_of(map, size_of_val(key), len)?;
     let mut attr = zeroed();
     // SAFETY: plain fields of the union's element view are written.
     let view = unsafe { &mut attr.__bindgen_anon_2 };
