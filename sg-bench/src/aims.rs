@@ -15,8 +15,8 @@ const OF_EMPTY: f64 = 0.95;
 /// How many times as much a packet may cost with two interfaces as with one.
 const OF_ONE_INTERFACE: f64 = 1.1;
 
-/// How many times as much a dropped packet may cost while somebody watches.
-const OF_UNWATCHED: f64 = 1.02;
+/// How much more a dropped packet may cost while somebody watches, as a share.
+const OF_UNWATCHED: f64 = 0.02;
 
 /// What the events of a flood may take of one core, in percent.
 const OF_ONE_CORE: f64 = 10.0;
@@ -56,9 +56,8 @@ fn aim(record: &Record, all: &[Record]) -> Option<Aim> {
         return Some(Aim::AtMost(round(without.value? + without.spread?)));
     }
     if name == WATCHED {
-        let without = other("live/tke/drop".into())?;
-        let whole = OF_UNWATCHED * (without.value? + without.floor?);
-        return Some(Aim::AtMost(round(whole - record.floor?)));
+        // Its floor is the same program while nobody watches.
+        return Some(Aim::AtMost(round(OF_UNWATCHED * record.floor?)));
     }
     if name == "live/uplinks/2" {
         let one = other("live/uplinks/1".into())?;
@@ -102,7 +101,7 @@ mod tests {
             row("live/candidate", 23.0, 80.0),
             row("live/trial/waits", 25.0, 80.0),
             row("live/trial/confirmed", 25.0, 80.0),
-            row("live/watched", 23.0, 80.0),
+            row("live/watched", 1.7, 80.0),
             row("live/uplinks/1", 120.0, 380.0),
             row("live/uplinks/2", 171.0, 380.0),
             Record::of("feel/rr/wire/state", "ratio", &[0.94], None),
@@ -128,7 +127,7 @@ mod tests {
             ("live/candidate", Some(Aim::AtMost(24.0)), false),
             ("live/trial/waits", None, false),
             ("live/trial/confirmed", Some(Aim::AtMost(24.0)), true),
-            ("live/watched", Some(Aim::AtMost(22.0)), true),
+            ("live/watched", Some(Aim::AtMost(1.6)), true),
             ("live/uplinks/1", None, false),
             ("live/uplinks/2", Some(Aim::AtMost(170.0)), true),
             ("feel/rr/wire/state", Some(Aim::AtLeast(0.95)), true),

@@ -12,7 +12,8 @@ use crate::missing::Missing;
 use crate::peers;
 use crate::policies::{self, Workload};
 
-/// With what a row is compared: an empty program that drops or passes every packet.
+/// With what a row is compared, unless it is watched: an empty program that drops or passes every
+/// packet.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Floor {
     Drop,
@@ -33,7 +34,7 @@ pub(crate) struct Case {
     pub(crate) candidate: Option<fn() -> Result<Policy>>,
     /// If it was applied to be confirmed, whether it was.
     pub(crate) trial: Option<Stage>,
-    /// Whether somebody watches what is dropped.
+    /// Whether somebody watches what is dropped. It is compared with itself while nobody does.
     pub(crate) is_watched: bool,
 }
 

@@ -8,7 +8,7 @@ use sg_common::verdict::Direction;
 
 use crate::cases::{Case, Inputs, TOUCH};
 use crate::cores::{self, Cores};
-use crate::enforcer::Enforcer;
+use crate::enforcer::{Enforcer, Watcher};
 use crate::object::{Floors, Writer};
 use crate::progress::Progress;
 use crate::settings::Settings;
@@ -88,15 +88,18 @@ fn measure(
     let packets = settings.test_runs();
     let mut above = Vec::new();
     let mut floor_times = Vec::new();
-    let watcher = case.is_watched.then(|| enforcer.watcher()).transpose()?;
+    // What is watched is compared with itself while nobody watches.
+    let floor = match case.is_watched {
+        true => &program,
+        false => &floor,
+    };
     for _ in 0..settings.rounds {
-        let empty = time(&mut writer, &floor, packets)?;
+        let without = time(&mut writer, floor, packets)?;
+        let watcher = case.is_watched.then(|| enforcer.watcher()).transpose()?;
         let whole = time(&mut writer, &program, packets)?;
-        floor_times.push(empty);
-        above.push(whole - empty);
-    }
-    if let Some(watcher) = watcher {
-        watcher.end();
+        watcher.map(Watcher::end);
+        floor_times.push(without);
+        above.push(whole - without);
     }
     let sizes = enforcer.sizes()?;
     let verified = sizes.iter().map(|size| size.verified);

@@ -49,14 +49,14 @@ pub(crate) struct Enforcer {
     pub(crate) load_time: f64,
 }
 
-/// Watches what an enforcer drops, in a thread.
+/// Watches what an enforcer drops, in a thread on the core of whoever began it.
 pub(crate) struct Watcher {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<u64>>,
 }
 
 impl Watcher {
-    /// Ends it. Returns how many events it got.
+    /// Ends it, and the watch. Returns how many events it got.
     pub(crate) fn end(mut self) -> u64 {
         self.stop.store(true, Ordering::SeqCst);
         let thread = self.thread.take();
@@ -265,7 +265,7 @@ impl Enforcer {
         })
     }
 
-    /// Somebody who watches what is dropped, until dropped.
+    /// Begins to watch what is dropped.
     pub(crate) fn watcher(&self) -> Result<Watcher> {
         let (mut watch, mut reader) = self.programs.events()?;
         let stop = Arc::new(AtomicBool::new(false));
@@ -278,6 +278,7 @@ impl Enforcer {
                 events += reader.drain().events.len() as u64;
                 std::thread::sleep(Duration::from_millis(50));
             }
+            watch.end();
             events
         });
         Ok(Watcher {

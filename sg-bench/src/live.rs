@@ -1,5 +1,5 @@
-//! Rows measured over a veth pair: each takes turns with the empty program that it is compared
-//! with.
+//! Rows measured over a veth pair: each takes turns with what it is compared with, which is an
+//! empty program, or itself while nobody watches.
 
 use std::time::{Duration, Instant};
 
@@ -44,8 +44,18 @@ struct Loaded {
     tally: Tally,
     fates: Fates,
     note: String,
-    /// Who watches what is dropped, if somebody does.
-    watcher: Option<Watcher>,
+    /// Events that watchers got.
+    events: u64,
+}
+
+impl Loaded {
+    /// Begins to watch what is dropped.
+    fn watcher(&self) -> Result<Watcher> {
+        match &self.filter {
+            Filter::Enforcer(enforcer) => enforcer.watcher(),
+            _ => bail!("only the enforcer can be watched"),
+        }
+    }
 }
 
 pub(crate) fn run(settings: &Settings, progress: &Progress) -> Result<Vec<Record>> {
@@ -126,6 +136,27 @@ impl Hook {
         }
         Ok(rig)
     }
+
+    /// Measures what a row is compared with, and then the row.
+    fn round(&mut self, variant: &mut Loaded, packets: u32) -> Result<()> {
+        let mut watcher = None;
+        if variant.case.is_watched {
+            let rig = self.attach(&mut variant.filter)?;
+            let floor = rig.warm_window(&mut variant.writer, packets, &mut variant.tally)?;
+            variant.floors.push(floor);
+            watcher = Some(variant.watcher()?);
+        } else {
+            self.attach_floor(variant.case.floor)?;
+            let writer = &mut variant.floor_writer;
+            let floor = self.rig.warm_window(writer, packets, &mut variant.tally)?;
+            variant.floors.push(floor);
+        }
+        let rig = self.attach(&mut variant.filter)?;
+        let window = rig.warm_window(&mut variant.writer, packets, &mut variant.tally)?;
+        variant.windows.push(window);
+        variant.events += watcher.map_or(0, Watcher::end);
+        Ok(())
+    }
 }
 
 struct Bench<'a> {
@@ -158,24 +189,19 @@ impl Bench<'_> {
         hook.rig.attach(hook.floors.drop()?)?;
         let packets = calibrate(&hook.rig, &mut first.floor_writer, self.settings.window)?;
         let rounds = |case: &Case| match (case.direction, case.floor) {
+            // What a watcher adds is far less than the windows differ by.
+            _ if case.is_watched => 4 * self.settings.rounds,
             (Direction::Inbound, Floor::Drop) => self.settings.rounds,
             // What the network stack takes of each packet varies.
             _ => 2 * self.settings.rounds,
         };
+        let most = cases.iter().map(|case| rounds(case)).max().unwrap_or(0);
         let steps: usize = loaded.iter().map(|variant| rounds(variant.case)).sum();
         let bar = self.progress.bar(steps as u64);
-        for round in 0..2 * self.settings.rounds {
+        for round in 0..most {
             for variant in loaded.iter_mut().filter(|v| round < rounds(v.case)) {
                 bar.at(variant.case.name);
-                hook.attach_floor(variant.case.floor)?;
-                let tally = &mut variant.tally;
-                let floor = hook
-                    .rig
-                    .warm_window(&mut variant.floor_writer, packets, tally)?;
-                variant.floors.push(floor);
-                let rig = hook.attach(&mut variant.filter)?;
-                let window = rig.warm_window(&mut variant.writer, packets, tally)?;
-                variant.windows.push(window);
+                hook.round(variant, packets)?;
                 bar.step();
             }
         }
@@ -196,7 +222,6 @@ impl Bench<'_> {
         let workload = (case.build)(&inputs)?;
         let mut note = workload.note;
         let mut fates = Fates::default();
-        let mut watcher = None;
         let mut sender = rig.sender();
         let own_rig = || {
             let letter = char::from(b'a' + index as u8);
@@ -240,9 +265,6 @@ impl Bench<'_> {
                     note = format!("{note}, tables for {}", case.max_flows);
                 }
                 fates = enforcer.fates(case.direction)?;
-                if case.is_watched {
-                    watcher = Some(enforcer.watcher()?);
-                }
                 Filter::Enforcer(Box::new(enforcer))
             }
         };
@@ -256,7 +278,7 @@ impl Bench<'_> {
             tally: Tally::default(),
             fates,
             note,
-            watcher,
+            events: 0,
         })
     }
 }
@@ -324,8 +346,8 @@ fn check(variant: &mut Loaded) -> Result<String> {
     if share < 0.9999 {
         note = format!("; {:.2} % {fate}", share * 100.0);
     }
-    if let Some(watcher) = variant.watcher.take() {
-        match watcher.end() {
+    if variant.case.is_watched {
+        match variant.events {
             0 => bail!("the watcher got no event"),
             events => note = format!("{note}; {events} events read"),
         }

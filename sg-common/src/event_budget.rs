@@ -12,8 +12,8 @@
 //! Where there are many CPUs these three are halved ([`halvings`]), so that one reader can follow.
 //!
 //! A slot that is over its limit is closed for the rest of the tick, and one that is crowded is
-//! closed to that source. What comes after that is only counted: beside the slot's counter, by one
-//! or two comparisons, nearly always without a look at the clock ([`Closing`]).
+//! closed to that source. What comes after that is only counted: by one or two comparisons beside
+//! the slot's counter, nearly always without a look at the clock ([`Closing`]).
 //!
 //! While somebody watches, the number of the tick comes from the watcher (see [`EventWatch`]), and
 //! else from the clock.
@@ -50,12 +50,13 @@ pub const fn halvings(cpus: u32) -> u8 {
 /// Ticks after which a watcher that has not renewed its watch is taken for dead: 3.2 seconds.
 pub const WATCH_TICKS: u64 = 6;
 
-/// At one of so many dropped packets of a closed slot the clock is read all the same, which ends a
-/// watch whose watcher is dead. A power of two.
+/// At one of so many suppressed events of a slot the clock is read all the same, which ends a watch
+/// whose watcher is dead. A power of two.
 ///
 /// With fewer than a hundred drops a second on a CPU no slot is closed before its watch is over,
-/// and with more the next look comes within five seconds.
-pub const LOOK_EVERY: u64 = 512;
+/// and with more the next look comes within five seconds, also where the fast path and the slow
+/// path, which count apart, drop half of them each.
+pub const LOOK_EVERY: u64 = 256;
 
 const _: () = assert!(LOOK_EVERY.is_power_of_two());
 
@@ -111,8 +112,7 @@ impl<W: Word> EventWatch<W> {
     }
 }
 
-/// To whose packets a counter slot is closed on one CPU, and how many it has turned away. Only that
-/// CPU writes it.
+/// To whose packets a counter slot is closed on one CPU. Only that CPU writes it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Closing {
@@ -120,11 +120,9 @@ pub struct Closing {
     /// half, the source to which it is closed. So one comparison says that nothing is to be
     /// written in a flood from many sources, and a second one in a flood from one.
     state: u64,
-    /// Events not written of what somebody watched.
-    pub suppressed: u64,
 }
 
-const _: () = assert!(size_of::<Closing>() == 16);
+const _: () = assert!(size_of::<Closing>() == 8);
 
 impl Closing {
     /// It is closed to one source only. What is left for the tick has 31 bits, which last for 36
@@ -143,26 +141,6 @@ impl Closing {
         self.state == tick || self.state == Self::to_one(tick, source())
     }
 
-    /// Decides about the event of a dropped packet that only a watcher wants to see. True if it
-    /// gets none, which is counted here; false if the slow path has to decide. Now and then it
-    /// calls `look`, which ends the watch if it is over.
-    #[inline(always)]
-    pub fn suppress(
-        &mut self,
-        tick: u64,
-        source: impl FnOnce() -> u32,
-        look: impl FnOnce(),
-    ) -> bool {
-        if !self.is_closed(tick, source) {
-            return false;
-        }
-        self.suppressed += 1;
-        if self.suppressed & (LOOK_EVERY - 1) == 0 {
-            look();
-        }
-        true
-    }
-
     /// Closes it for the rest of `tick`.
     #[inline(always)]
     fn close(&mut self, tick: u64) {
@@ -173,6 +151,16 @@ impl Closing {
     #[inline(always)]
     fn close_to(&mut self, tick: u64, source: u32) {
         self.state = Self::to_one(tick, source);
+    }
+}
+
+/// Counts one more suppressed event. Now and then it calls `look`, which ends the watch if it is
+/// over.
+#[inline(always)]
+pub(crate) fn suppress(suppressed: &mut u64, look: impl FnOnce()) {
+    *suppressed += 1;
+    if *suppressed & (LOOK_EVERY - 1) == 0 {
+        look();
     }
 }
 
@@ -195,9 +183,12 @@ pub struct EventCounts {
     pub logged_suppressed: u64,
     /// Events written only because somebody watched.
     pub watched: u64,
+    /// Events not written of what somebody watched, besides those that the fast path has counted
+    /// by [`CounterSlot::suppress`](crate::counters::CounterSlot::suppress).
+    pub watched_suppressed: u64,
 }
 
-const _: () = assert!(size_of::<EventCounts>() == 48);
+const _: () = assert!(size_of::<EventCounts>() == 56);
 
 impl EventCounts {
     /// Counts an event. True if it is to be written.
@@ -226,9 +217,16 @@ impl EventCounts {
                 one_more(&ring.logged_suppressed);
             }
             (false, true) => self.watched += 1,
-            (false, false) => closing.suppressed += 1,
+            (false, false) => self.watched_suppressed += 1,
         }
         is_admitted
+    }
+
+    /// Counts an event that is not written because the slot is closed. Now and then it calls
+    /// `look`, which ends the watch if it is over.
+    #[inline(always)]
+    pub fn suppress(&mut self, look: impl FnOnce()) {
+        suppress(&mut self.watched_suppressed, look);
     }
 
     #[inline(always)]
@@ -336,7 +334,7 @@ mod tests {
         let counts = slot.counts;
         assert_eq!(counts.logged, 3 * (CROWDED + 8));
         assert_eq!(counts.logged + counts.logged_suppressed, 3000);
-        assert_eq!(slot.closing.suppressed, 0);
+        assert_eq!(counts.watched_suppressed, 0);
     }
 
     /// Proves O4: however many rules are under flood, each gets its first event of each tick.
@@ -354,7 +352,7 @@ mod tests {
         assert!(slots.iter().all(|slot| slot.counts.watched >= 3));
         let of_all: u64 = slots.iter().map(|slot| slot.counts.watched).sum();
         assert!(of_all <= 3 * (CPU_LIMIT + 300), "{of_all}");
-        let all = |slot: &Slot| slot.counts.watched + slot.closing.suppressed;
+        let all = |slot: &Slot| slot.counts.watched + slot.counts.watched_suppressed;
         assert!(slots.iter().all(|slot| all(slot) == 1500));
     }
 
@@ -403,20 +401,16 @@ mod tests {
         }
     }
 
-    /// What is only counted on the fast path is counted once, and now and then somebody looks
-    /// whether it is still watched.
+    /// While events are only counted, somebody looks now and then whether it is still watched.
     #[test]
-    fn a_closed_slot_is_looked_at_now_and_then() {
-        let mut closing = Closing::default();
-        closing.close(3);
+    fn one_looks_now_and_then_who_watches() {
+        let mut counts = EventCounts::default();
         let mut looks = 0;
         for _ in 0..10 * LOOK_EVERY {
-            assert!(closing.suppress(3, || 1, || looks += 1));
+            counts.suppress(|| looks += 1);
         }
         assert_eq!(looks, 10);
-        assert_eq!(closing.suppressed, 10 * LOOK_EVERY);
-        let is_open = !closing.suppress(4, || 1, || unreachable!());
-        assert!(is_open, "open again in the next tick");
+        assert_eq!(counts.watched_suppressed, 10 * LOOK_EVERY);
     }
 
     /// A slot that one source crowds is closed to that one, whatever its address, and later
@@ -428,13 +422,12 @@ mod tests {
             let other = source ^ 1;
             let seen = slot.admitted(&ring, 7, [source; 1000]);
             assert_eq!(seen.len() as u64, CROWDED);
-            assert!(slot.closing.suppress(7, || source, || ()));
-            assert!(!slot.closing.suppress(7, || other, || ()));
-            assert!(!slot.closing.suppress(8, || source, || ()));
+            assert!(slot.closing.is_closed(7, || source));
+            assert!(!slot.closing.is_closed(7, || other));
+            assert!(!slot.closing.is_closed(8, || source));
             let seen = slot.admitted(&ring, 7, [other; 1000]);
             assert_eq!(seen.len() as u64, SLOT_LIMIT - CROWDED);
-            assert!(slot.closing.suppress(7, || other, || ()));
-            assert_eq!(slot.closing.suppressed, 2);
+            assert!(slot.closing.is_closed(7, || other));
         }
     }
 

@@ -67,4 +67,4 @@ pub mod verdict;
 
 /// Version of every layout in this crate and of the pin directory. It changes whenever a map's
 /// key, value or meaning changes, so that two builds never read each other's maps.
-pub const LAYOUT_VERSION: u32 = 11;
+pub const LAYOUT_VERSION: u32 = 12;

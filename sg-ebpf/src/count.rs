@@ -49,6 +49,19 @@ pub(crate) fn count_plain<H: Hook>(
     slot.counters.bytes += bytes;
 }
 
+/// The same, of a packet that gets no event because the slot is closed. Now and then it calls
+/// `look`, which ends the watch if it is over.
+#[inline(always)]
+pub(crate) fn count_suppressed<H: Hook>(
+    hook: &H,
+    headers: impl FnOnce() -> u64,
+    slot: &mut CounterSlot,
+    look: impl FnOnce(),
+) {
+    let (segments, bytes) = measure(hook, 0, headers);
+    slot.suppress(segments, bytes, look);
+}
+
 /// Packets on the wire, and their bytes.
 #[inline(always)]
 fn measure<H: Hook>(hook: &H, claimed: u32, headers: impl FnOnce() -> u64) -> (u64, u64) {

@@ -12,7 +12,7 @@ use network_types::{
 use sg_common::{
     counters::CounterSlot,
     event::{EVENT_WORDS, HEAD, LATER_FRAGMENT, LOGGED, SNAP},
-    event_budget::tick_of,
+    event_budget::{EventCounts, tick_of},
     flow_table::Word as _,
     program::Target,
     verdict::Direction,
@@ -36,32 +36,51 @@ pub(crate) fn is_watched() -> bool {
     maps::event_watch().tick.load() != 0
 }
 
-/// Whether the slow path is to judge a plain packet that `slot` drops, so that its event is
-/// written. If not, and somebody watches, the event is counted as suppressed. A call would cost
-/// more than all of it.
+/// The tick in which `slot` is closed to a plain packet that it drops, or zero if nobody watches.
+/// `None` if the slow path is to judge the packet, so that its event is written.
 #[inline(always)]
-pub(crate) fn is_wanted<H: Hook>(hook: &H, slot: &mut CounterSlot) -> bool {
-    is_wanted_of(slot, || match H::DIRECTION {
+pub(crate) fn closed_in<H: Hook>(hook: &H, slot: &CounterSlot) -> Option<u64> {
+    let tick = maps::event_watch().tick.load();
+    let source = || match H::DIRECTION {
         Direction::Inbound => source_in(hook),
         Direction::Outbound => OUTBOUND_SOURCE,
-    })
+    };
+    (tick == 0 || slot.closing.is_closed(tick, source)).then_some(tick)
 }
 
-/// The same, of a packet that the slow path has parsed.
+/// Ends the watch that was last renewed in `tick`, if it is over.
+#[inline(always)]
+pub(crate) fn end_if_over(tick: u64) {
+    maps::event_watch().end_if_over(tick, clock::now());
+}
+
+/// Whether the event of a packet that the slow path drops may be written. If not, and somebody
+/// watches, it is counted as suppressed.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn sg_wanted(slot: u32, source: u32) -> u32 {
-    let slot = count::slot(slot);
-    slot.is_some_and(|slot| is_wanted_of(slot, || source))
-        .into()
+extern "C" fn sg_wanted(number: u32, source: u32) -> u32 {
+    let tick = maps::event_watch().tick.load();
+    let Some(slot) = count::slot(number) else {
+        return 0;
+    };
+    if tick == 0 {
+        return 0;
+    }
+    if !slot.closing.is_closed(tick, || source) {
+        return 1;
+    }
+    if let Some(counts) = counts_of(number) {
+        counts.suppress(|| end_if_over(tick));
+    }
+    0
 }
 
+/// What this CPU has done with the events of a counter slot.
 #[inline(always)]
-fn is_wanted_of(slot: &mut CounterSlot, source: impl FnOnce() -> u32) -> bool {
-    let watch = maps::event_watch();
-    let tick = watch.tick.load();
-    let look = || _ = watch.end_if_over(tick, clock::now());
-    tick != 0 && !slot.closing.suppress(tick, source, look)
+fn counts_of(slot: u32) -> Option<&'static mut EventCounts> {
+    let counts = EVENT_COUNTS.get_ptr_mut(slot)?;
+    // SAFETY: the value belongs to this CPU, and BPF programs of one hook do not nest on it.
+    Some(unsafe { &mut *counts })
 }
 
 /// Outbound packets have one source, this node.
@@ -128,11 +147,9 @@ fn write_event<H: Hook>(hook: &H, p: &Packet, left: &Left) {
     let Left {
         what, bytes, slot, ..
     } = *left;
-    let (Some(counts), Some(in_slot)) = (EVENT_COUNTS.get_ptr_mut(slot), count::slot(slot)) else {
+    let (Some(counts), Some(in_slot)) = (counts_of(slot), count::slot(slot)) else {
         return;
     };
-    // SAFETY: the value belongs to this CPU, and BPF programs of one hook do not nest on it.
-    let counts = unsafe { &mut *counts };
     // SAFETY: no arguments.
     let cpu = unsafe { bpf_get_smp_processor_id() } as u32;
     // BPF programs of one hook do not nest on a CPU, and neither hook runs inside the other.

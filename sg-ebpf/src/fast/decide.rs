@@ -243,16 +243,17 @@ fn by_rules<H: Hook, F: Variant>(hook: &H, t: &Transport, verdict: Verdict) -> R
     let Some(slot) = count::slot(verdict.slot()) else {
         return Ok(decided(verdict.is_accept()));
     };
-    // Asked anew, of a number that the verifier knows nothing of: it would explore what comes
-    // before once for drops and once for all else.
-    if F::counts_events()
-        && SharedWord::opaque(verdict.0.into()) & ACCEPT_BIT == 0
-        && events::is_wanted(hook, slot)
-    {
-        return Err(NO);
-    }
     // The whole packet is readable: `transport` has compared its end.
     let headers = || Rest::of(hook, t.kind).map_or(0, |rest| rest.headers);
+    // Asked anew, of a number that the verifier knows nothing of: it would explore what comes
+    // before once for drops and once for all else.
+    if F::counts_events() && SharedWord::opaque(verdict.0.into()) & ACCEPT_BIT == 0 {
+        let tick = events::closed_in(hook, slot).ok_or(NO)?;
+        if tick != 0 {
+            count::count_suppressed(hook, headers, slot, || events::end_if_over(tick));
+            return Ok(DROPPED);
+        }
+    }
     count::count_plain(hook, headers, slot);
     Ok(decided(verdict.is_accept()))
 }

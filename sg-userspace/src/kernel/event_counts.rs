@@ -34,6 +34,7 @@ impl SlotEvents {
         self.logged += of.logged;
         self.logged_suppressed += of.logged_suppressed;
         self.watched += of.watched;
+        self.watched_suppressed += of.watched_suppressed;
     }
 }
 
@@ -74,11 +75,13 @@ fn read(pins: &InterfacePins, index: usize, sums: &mut Vec<SlotEvents>) -> Resul
     for (sum, cpus) in sums.iter_mut().zip(values.chunks_exact(cpus)) {
         for words in cpus {
             // Their order is that of the fields.
-            let [.., logged, logged_suppressed, watched] = words.map(u64::from_ne_bytes);
+            let [.., logged, logged_suppressed, watched, watched_suppressed] =
+                words.map(u64::from_ne_bytes);
             sum.add(&EventCounts {
                 logged,
                 logged_suppressed,
                 watched,
+                watched_suppressed,
                 ..EventCounts::default()
             });
         }

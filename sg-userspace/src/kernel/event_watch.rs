@@ -87,4 +87,11 @@ impl Watch {
         self.renewed = now;
         was_watched || is_first
     }
+
+    /// Ends the watch at once, for whoever else watches too. Without this it ends by itself.
+    pub fn end(self) {
+        if let [tick, ..] = self.memory.counters() {
+            tick.store(0, Ordering::SeqCst);
+        }
+    }
 }

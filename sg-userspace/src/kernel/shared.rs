@@ -7,7 +7,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use sg_common::counters::{CounterSlot, SlotCounters};
-use sg_common::event_budget::Closing;
 use sg_common::flow::CUT;
 use sg_common::verdict::FIRST_RULE_SLOT;
 
@@ -111,8 +110,8 @@ fn counters_below(
     Ok(sums)
 }
 
-/// How many events of what somebody watched were not written, of each slot of a pinned counter map,
-/// summed over CPUs.
+/// How many packets the fast path dropped without an event because their slot was closed, of each
+/// slot of a pinned counter map, summed over CPUs.
 pub(super) fn read_suppressed(path: &Path) -> Result<Vec<u64>, KernelError> {
     CounterReader::at(path)?.each(suppressed)
 }
@@ -131,7 +130,7 @@ const LEN: usize = size_of::<CounterSlot>();
 const WORDS: usize = LEN / 8;
 
 /// Their order is that of the fields.
-const SUPPRESSED: usize = (offset_of!(CounterSlot, closing) + offset_of!(Closing, suppressed)) / 8;
+const SUPPRESSED: usize = offset_of!(CounterSlot, suppressed) / 8;
 const COUNTERS: usize = offset_of!(CounterSlot, counters) / 8;
 
 impl CounterReader {
@@ -191,7 +190,7 @@ fn sum(values: &[u8]) -> SlotCounters {
         add(
             sum,
             SlotCounters {
-                packets,
+                packets: packets + cpu[SUPPRESSED],
                 bytes,
                 reply_packets,
                 reply_bytes,

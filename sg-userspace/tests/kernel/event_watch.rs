@@ -370,3 +370,41 @@ fn programs_that_are_not_pinned_can_be_watched() {
     assert_eq!(reader.drain().events.len(), 3);
     drop(watch);
 }
+
+/// Proves O1: whether a dropped frame has an event, and which path suppresses it, it is counted as
+/// while nobody watches.
+#[test]
+fn what_is_suppressed_is_counted_as_ever() {
+    use Direction::{Inbound, Outbound};
+    const TIMES: u64 = 1000;
+    let mut enforcer = Enforcer::new("in tcp 22 from any accept");
+    let refused = frame("tcp 198.51.100.1:4000 > 192.0.2.1:3306 syn");
+    let broken = frame("udp 198.51.100.1:1 > 192.0.2.1:2").set(0, &[0x44]);
+    let leaving = frame("udp 192.0.2.1:9 > 198.51.100.1:9");
+    let kinds = [
+        (Inbound, &refused, 1),
+        // Of this one the slow path decides all.
+        (Inbound, &broken, 1),
+        (Outbound, &leaving, 1),
+        (Outbound, &leaving, 3),
+    ];
+    let send = |enforcer: &mut Enforcer, (direction, frame, segments): (_, &Frame, _)| {
+        enforcer.send_offloaded(direction, frame.bytes(), segments)
+    };
+    let unwatched = kinds.map(|kind| send(&mut enforcer, kind));
+    assert!(unwatched.iter().all(|decision| !decision.accept));
+    assert_eq!(unwatched.each_ref().map(|d| d.packets), [1, 1, 1, 3]);
+
+    let (mut watch, mut reader) = enforcer.programs.events().unwrap_or_else(|e| panic!("{e}"));
+    let mut events = 0;
+    for (kind, expected) in kinds.into_iter().zip(&unwatched) {
+        watch.renew();
+        for _ in 0..TIMES {
+            assert_eq!(send(&mut enforcer, kind), *expected);
+        }
+        let seen = reader.drain().events.len() as u64;
+        assert!(seen < TIMES, "some have no event: {seen}");
+        events += seen;
+    }
+    assert!(events > 0, "somebody watched");
+}

@@ -138,7 +138,18 @@ impl Enforcer {
 
     /// Runs the hook, and finds the one counter that moved.
     pub(crate) fn send(&mut self, direction: Direction, frame: &[u8]) -> Decision {
-        let accept = self.run(direction, frame);
+        self.send_offloaded(direction, frame, 1)
+    }
+
+    /// The same, of a frame that is `segments` packets on the wire.
+    pub(crate) fn send_offloaded(
+        &mut self,
+        direction: Direction,
+        frame: &[u8],
+        segments: u32,
+    ) -> Decision {
+        let accept = run_hook(&mut self.programs, direction, frame, segments)
+            .unwrap_or_else(|e| panic!("{e:?}"));
         let counted = self.counters.all().expect("the counters can be read");
         let before = std::mem::replace(&mut self.last, counted);
         let moved: Vec<(u32, SlotCounters, SlotCounters)> = (0..)
