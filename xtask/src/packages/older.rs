@@ -14,7 +14,7 @@ use crate::{
 
 /// The first commit with the layout of now. Where `LAYOUT_VERSION` goes up, take the first that has
 /// it.
-const COMMIT: &str = "530dca271af0581210611eba27906562f1e4a287";
+const COMMIT: &str = "4165f307a2ee481bbc262dacf3747a5e47086bfd";
 
 /// Below that of this tree.
 const VERSION: &str = "0.0.1";
