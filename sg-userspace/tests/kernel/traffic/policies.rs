@@ -73,7 +73,7 @@ pub(crate) fn policy(rng: &mut Rng, rules: usize) -> PolicyText {
         // Nearly every packet enters a flow where all is watched, and none may be evicted.
         max_flows: match audit {
             AuditScope::Rules => MAX_FLOWS,
-            AuditScope::Policy | AuditScope::All => 8 * MAX_FLOWS,
+            AuditScope::Policy | AuditScope::All => 2 * MAX_FLOWS,
         },
         options,
         groups,

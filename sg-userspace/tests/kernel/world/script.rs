@@ -72,7 +72,9 @@ pub(crate) struct Sent {
     pub(crate) expected: Option<String>,
 }
 
-pub(crate) const MAX_FLOWS: u32 = 16_384;
+/// So many that the flows of a script find room: where a rule accepts all UDP hundreds are
+/// half-open at once, and one word of the table may fill up long before the table does.
+pub(crate) const MAX_FLOWS: u32 = 65_536;
 
 impl PolicyText {
     /// The policy in the format that the reader of policies takes.
