@@ -5,7 +5,7 @@ use fastrand::Rng;
 use sg_policy::policy::AuditScope;
 use sg_policy::testing::{self, Shape};
 
-use crate::world::script::{Group, MAX_FLOWS, PolicyText};
+use crate::world::script::{Group, PolicyText, max_flows};
 
 /// A policy of up to `rules` random rules, and some more that make flows necessary.
 pub(crate) fn policy(rng: &mut Rng, rules: usize) -> PolicyText {
@@ -72,8 +72,8 @@ pub(crate) fn policy(rng: &mut Rng, rules: usize) -> PolicyText {
         candidate: Vec::new(),
         // Nearly every packet enters a flow where all is watched, and none may be evicted.
         max_flows: match audit {
-            AuditScope::Rules => MAX_FLOWS,
-            AuditScope::Policy | AuditScope::All => 2 * MAX_FLOWS,
+            AuditScope::Rules => max_flows(),
+            AuditScope::Policy | AuditScope::All => 131_072,
         },
         options,
         groups,

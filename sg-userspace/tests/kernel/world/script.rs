@@ -25,6 +25,8 @@ use std::net::SocketAddr;
 use sg_common::verdict::Direction;
 use sg_policy::policy::AuditScope;
 
+use crate::support::is_guest;
+
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Step {
     Policy(PolicyText),
@@ -73,8 +75,11 @@ pub(crate) struct Sent {
 }
 
 /// So many that the flows of a script find room: where a rule accepts all UDP hundreds are
-/// half-open at once, and one word of the table may fill up long before the table does.
-pub(crate) const MAX_FLOWS: u32 = 65_536;
+/// half-open at once, and one word of the table may fill up long before the table does. A guest
+/// runs few scripts, and its emulator takes long to make the flows of a large table older.
+pub(crate) fn max_flows() -> u32 {
+    if is_guest() { 16_384 } else { 65_536 }
+}
 
 impl PolicyText {
     /// The policy in the format that the reader of policies takes.
