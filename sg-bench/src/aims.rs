@@ -56,7 +56,7 @@ fn aim(record: &Record, all: &[Record]) -> Option<Aim> {
         return Some(Aim::AtMost(round(without.value? + without.spread?)));
     }
     if name == WATCHED {
-        // Its floor is the same program while nobody watches.
+        // Its floor is what the same program takes without a watcher.
         return Some(Aim::AtMost(round(OF_UNWATCHED * record.floor?)));
     }
     if name == "live/uplinks/2" {

@@ -34,7 +34,8 @@ pub(crate) struct Case {
     pub(crate) candidate: Option<fn() -> Result<Policy>>,
     /// If it was applied to be confirmed, whether it was.
     pub(crate) trial: Option<Stage>,
-    /// Whether somebody watches what is dropped. It is compared with itself while nobody does.
+    /// Whether a watcher reads the events of what is dropped. The row is then compared with the
+    /// same program without a watcher.
     pub(crate) is_watched: bool,
 }
 

@@ -88,7 +88,7 @@ fn measure(
     let packets = settings.test_runs();
     let mut above = Vec::new();
     let mut floor_times = Vec::new();
-    // What is watched is compared with itself while nobody watches.
+    // A watched row is compared with the same program without a watcher.
     let floor = match case.is_watched {
         true => &program,
         false => &floor,

@@ -49,7 +49,7 @@ pub(crate) struct Enforcer {
     pub(crate) load_time: f64,
 }
 
-/// Watches what an enforcer drops, in a thread on the core of whoever began it.
+/// A watcher of what an enforcer drops: a thread, on the core of the thread that began it.
 pub(crate) struct Watcher {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<u64>>,

@@ -1,5 +1,5 @@
-//! Rows measured over a veth pair: each takes turns with what it is compared with, which is an
-//! empty program, or itself while nobody watches.
+//! Rows measured over a veth pair: each takes turns with what it is compared with. That is an empty
+//! program, and for a watched row the same program without a watcher.
 
 use std::time::{Duration, Instant};
 
@@ -139,18 +139,17 @@ impl Hook {
 
     /// Measures what a row is compared with, and then the row.
     fn round(&mut self, variant: &mut Loaded, packets: u32) -> Result<()> {
-        let mut watcher = None;
-        if variant.case.is_watched {
+        let is_watched = variant.case.is_watched;
+        let floor = if is_watched {
             let rig = self.attach(&mut variant.filter)?;
-            let floor = rig.warm_window(&mut variant.writer, packets, &mut variant.tally)?;
-            variant.floors.push(floor);
-            watcher = Some(variant.watcher()?);
+            rig.warm_window(&mut variant.writer, packets, &mut variant.tally)?
         } else {
             self.attach_floor(variant.case.floor)?;
             let writer = &mut variant.floor_writer;
-            let floor = self.rig.warm_window(writer, packets, &mut variant.tally)?;
-            variant.floors.push(floor);
-        }
+            self.rig.warm_window(writer, packets, &mut variant.tally)?
+        };
+        variant.floors.push(floor);
+        let watcher = is_watched.then(|| variant.watcher()).transpose()?;
         let rig = self.attach(&mut variant.filter)?;
         let window = rig.warm_window(&mut variant.writer, packets, &mut variant.tally)?;
         variant.windows.push(window);

@@ -36,8 +36,8 @@ pub(crate) fn is_watched() -> bool {
     maps::event_watch().tick.load() != 0
 }
 
-/// The tick in which `slot` is closed to a plain packet that it drops, or zero if nobody watches.
-/// `None` if the slow path is to judge the packet, so that its event is written.
+/// Of a plain packet that `slot` drops: the current tick if the slot is closed to it, or zero if
+/// nobody watches. `None` if the packet may get an event, which only the slow path writes.
 #[inline(always)]
 pub(crate) fn closed_in<H: Hook>(hook: &H, slot: &CounterSlot) -> Option<u64> {
     let tick = maps::event_watch().tick.load();

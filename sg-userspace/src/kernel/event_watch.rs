@@ -88,7 +88,8 @@ impl Watch {
         was_watched || is_first
     }
 
-    /// Ends the watch at once, for whoever else watches too. Without this it ends by itself.
+    /// Ends the watch at once, also that of other watchers until they renew it. A watch that is
+    /// merely dropped ends by itself.
     pub fn end(self) {
         if let [tick, ..] = self.memory.counters() {
             tick.store(0, Ordering::SeqCst);

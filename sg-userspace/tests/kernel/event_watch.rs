@@ -371,8 +371,8 @@ fn programs_that_are_not_pinned_can_be_watched() {
     drop(watch);
 }
 
-/// Proves O1: whether a dropped frame has an event, and which path suppresses it, it is counted as
-/// while nobody watches.
+/// Proves O1: a dropped frame is counted with a watcher as it is without one, whether it gets an
+/// event or the fast path or the slow path suppresses it.
 #[test]
 fn what_is_suppressed_is_counted_as_ever() {
     use Direction::{Inbound, Outbound};

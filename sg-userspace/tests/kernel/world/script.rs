@@ -74,9 +74,10 @@ pub(crate) struct Sent {
     pub(crate) expected: Option<String>,
 }
 
-/// So many that the flows of a script find room: where a rule accepts all UDP hundreds are
-/// half-open at once, and one word of the table may fill up long before the table does. A guest
-/// runs few scripts, and its emulator takes long to make the flows of a large table older.
+/// The size of a flow table from which no script evicts a flow. Where a rule accepts all UDP,
+/// hundreds of flows are half-open at once, and one word of a small table may be full by chance. A
+/// guest keeps the small table: it runs few scripts, and its emulator needs long to walk a large
+/// one.
 pub(crate) fn max_flows() -> u32 {
     if is_guest() { 16_384 } else { 65_536 }
 }
