@@ -16,7 +16,7 @@ fn what_is_in_force_is_compared_with_a_file() {
     let [ssh, web] =
         [("ssh.yaml", 22), ("web.yaml", 80)].map(|(name, port)| policy(&world, name, port));
     let diff = |words: &[&str]| world.run(&[&["diff", "--iface", "nic", "--json"], words].concat());
-    diff(&[&ssh]).fails(1, "nic");
+    diff(&[&ssh]).fails(1, "nothing is attached to `nic`");
     world.run(&["apply", &ssh, "--iface", "nic"]).ok();
     let same = diff(&[&ssh]).ok().json();
     assert_eq!(
@@ -44,7 +44,7 @@ fn what_is_in_force_is_compared_with_a_file() {
     diff(&[&web]).ok();
     diff(&[&ssh, "--generation", "1"]).ok();
     assert_eq!(diff(&[&web, "--generation", "1"]).code, 1);
-    diff(&[&web, "--generation", "7"]).fails(1, "7");
+    diff(&[&web, "--generation", "7"]).fails(1, "generation 7 is not kept");
 }
 
 /// A rule whose packets several rules of the other policy decide is named once as no longer logged.
