@@ -40,7 +40,9 @@ there takes the place of OLD, or with --generation an earlier one (see `sgctl hi
 Each row is traffic that one rule decided and another decides, with another verdict: its protocols
 and ports, the addresses at the other end, both rules, and a packet out of it that `sgctl explain`
 confirms with either policy. Where another rule decides and the verdict is the same there is no row.
-What is said for the whole policy, such as `essential` or `timeouts`, is listed below the rows.
+What is said for the whole policy, such as `essential` or `timeouts`, is listed below the rows. The
+place of a rule in a policy that was applied, such as `generation 2:10`, is a line of the file that
+`sgctl show --generation 2 --output DIR` writes.
 
 Examples:
   sgctl diff builtin:tke policy.yaml

@@ -9,7 +9,7 @@ use clap::Args;
 use serde::Serialize;
 use sg_policy::formats::{Style, write};
 use sg_policy::policy::Policy;
-use sg_userspace::kernel::history::candidate;
+use sg_userspace::kernel::history::{HEAD_LINES, candidate};
 use sg_userspace::kernel::state::PolicyRecord;
 use sg_userspace::kernel::who::Who;
 use sg_userspace::observe::attached::Attached;
@@ -45,7 +45,7 @@ Examples:
   sgctl show --iface eth0 --output /etc/sgctl
   sgctl show --candidate
 
-Exit codes: 0 done, 1 nothing is attached or that policy is not kept, 2 usage, 3 not permitted")]
+Exit codes: 0 done, 1 nothing is attached or that policy is not kept, 2 usage, 3 not permitted.")]
 pub(super) struct Show {
     /// The interface; not needed where only one policy is in force
     #[arg(long, value_name = "IF")]
@@ -95,7 +95,7 @@ enum What {
 
 impl What {
     /// The lines that say where and since when it is what it is.
-    fn lines(&self, place: &str) -> [String; 3] {
+    fn lines(&self, place: &str) -> [String; HEAD_LINES] {
         match self {
             What::Policy(past) => {
                 let by = past.by.as_ref().map(|who: &Who| format!(" by {who}"));

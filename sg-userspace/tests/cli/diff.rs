@@ -47,6 +47,42 @@ fn what_is_in_force_is_compared_with_a_file() {
     diff(&[&web, "--generation", "7"]).fails(1, "generation 7 is not kept");
 }
 
+/// The place of a rule in a text that is kept is a line of what `show` writes.
+#[test]
+fn places_in_kept_texts_are_lines_of_what_show_writes() {
+    let world = World::new();
+    let [ssh, web] =
+        [("ssh.yaml", 22), ("web.yaml", 80)].map(|(name, port)| policy(&world, name, port));
+    let line_of = |port: &str| {
+        let shown = world.run(&["show", "--iface", "nic"]).ok().out;
+        let port = format!("    ports: {port}");
+        // The rule begins in the line before that of its ports.
+        shown.lines().position(|line| line == port).expect("a rule")
+    };
+    world.run(&["apply", &ssh, "--iface", "nic"]).ok();
+    let line = line_of("22");
+    let compared = world.run(&["diff", "--iface", "nic", &web]);
+    let place = format!("(generation 1:{line})");
+    assert!(compared.out.contains(&place), "{place}: {}", compared.all());
+
+    let candidate = ["apply", &web, "--iface", "nic", "--candidate", &ssh];
+    world.run(&candidate).ok();
+    world.run(&["promote", "--iface", "nic"]).ok();
+    let question = [
+        "explain",
+        "--iface",
+        "nic",
+        "tcp",
+        "192.0.2.2",
+        ":22",
+        "--json",
+    ];
+    let explained = world.run(&question).ok().json();
+    let location = &explained["rule"]["location"];
+    assert_eq!(location["file"], "candidate p", "{explained:#}");
+    assert_eq!(location["line"], line_of("22"), "{explained:#}");
+}
+
 /// A rule whose packets several rules of the other policy decide is named once as no longer logged.
 #[test]
 fn a_rule_that_is_no_longer_logged_is_named_once() {

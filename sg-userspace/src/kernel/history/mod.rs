@@ -29,7 +29,7 @@ pub use super::how::{Ended, How};
 pub use book::{Entry, KEPT};
 pub(super) use change::{begin, returned, settle};
 pub use keepsake::Keepsake;
-pub use read::{candidate, history, in_force, just_undone, kept, policy};
+pub use read::{HEAD_LINES, candidate, history, in_force, just_undone, kept, policy};
 pub use text::BYTES;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(super) use text::fuzz;

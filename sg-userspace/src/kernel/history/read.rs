@@ -8,7 +8,10 @@ use crate::kernel::error::KernelError;
 use crate::kernel::how::{Ended, How};
 use crate::kernel::pins::InterfacePins;
 use crate::kernel::state::{CandidateRecord, State};
-use sg_policy::policy::{Policy, load_written};
+use sg_policy::policy::{Policy, PolicyErrors, PolicyText, load_written};
+
+/// The lines of comments above a text where `sgctl show` writes it. Places in the text count them.
+pub const HEAD_LINES: usize = 3;
 
 /// What is in force on an interface, and then what was, the newest first.
 ///
@@ -73,11 +76,11 @@ pub fn kept(pins: &InterfacePins, generation: u32) -> Result<(Entry, Policy), Ke
     };
     let text = parse(&text).map_err(damaged)?;
     let name = format!("generation {generation}");
-    let loaded = load_written(&name, &text).map_err(|errors| damaged(errors.to_string()))?;
-    if loaded.policy.digest != entry.digest {
+    let policy = load(&name, text).map_err(|errors| damaged(errors.to_string()))?;
+    if policy.digest != entry.digest {
         return Err(damaged("it is the text of another policy".to_owned()));
     }
-    Ok((entry.clone(), loaded.policy))
+    Ok((entry.clone(), policy))
 }
 
 /// The policy of a generation that is in force on an interface or was. See [`kept`].
@@ -116,10 +119,16 @@ pub fn candidate(pins: &InterfacePins, record: &CandidateRecord) -> Result<Polic
     let body = blob::read(&path, Kind::Policy)?;
     let body = body.ok_or_else(|| damaged("it is not there".to_owned()))?;
     let text = body.and_then(|body| parse(&body)).map_err(damaged)?;
-    let loaded = load_written(&record.name, &text);
-    let policy = loaded.map_err(|errors| damaged(errors.to_string()))?.policy;
+    let name = format!("candidate {}", record.name);
+    let policy = load(&name, text).map_err(|errors| damaged(errors.to_string()))?;
     match policy.digest == record.digest {
         true => Ok(policy),
         false => Err(damaged("it is the text of another policy".to_owned())),
     }
+}
+
+/// The policy of a kept text. Its places are lines of what `sgctl show` writes.
+fn load(name: &str, mut text: PolicyText) -> Result<Policy, PolicyErrors> {
+    text.yaml.insert_str(0, &"\n".repeat(HEAD_LINES));
+    load_written(name, &text).map(|loaded| loaded.policy)
 }
