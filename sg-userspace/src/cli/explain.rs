@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 use sg_common::verdict::Direction;
 use sg_policy::analysis::Miss;
-use sg_policy::policy::{Endpoint, load, titled};
+use sg_policy::policy::{Endpoint, Protocol, load, protocol_name, titled};
 use sg_userspace::kernel::impact::Process;
 use sg_userspace::kernel::interfaces;
 use sg_userspace::kernel::listening::{Listening, Local, Takes, look};
@@ -159,7 +159,13 @@ fn text(screen: &Screen, packet: &Packet, answer: &Answer) -> String {
         out.push_str(&way_text(screen, answer, way));
     }
     if let (Some(local), Some(interface)) = (&answer.listening, &explanation.interface) {
-        out.push_str(&local_text(screen, &answer.question, interface, local));
+        out.push_str(&local_text(
+            screen,
+            packet,
+            &answer.question,
+            interface,
+            local,
+        ));
     }
     out
 }
@@ -285,7 +291,13 @@ fn near_text(near: &NearRule, answer: &Answer) -> String {
     )
 }
 
-fn local_text(screen: &Screen, question: &Question, interface: &str, local: &Local) -> String {
+fn local_text(
+    screen: &Screen,
+    packet: &Packet,
+    question: &Question,
+    interface: &str,
+    local: &Local,
+) -> String {
     let mut out = String::new();
     let address = question.local;
     let takes = |takes: Takes| local.sockets.iter().filter(move |it| it.takes == takes);
@@ -315,10 +327,10 @@ fn local_text(screen: &Screen, question: &Question, interface: &str, local: &Loc
             socket_text(socket)
         ));
     }
-    let port = question.local_port.unwrap_or(0);
-    if local.sockets.is_empty() {
+    if let (true, Ok((protocol, port))) = (local.sockets.is_empty(), packet.service()) {
+        let protocol = protocol_name(Protocol::Number(protocol));
         say(format!(
-            "nothing listens at port {port} in this network namespace"
+            "nothing listens at {protocol} port {port} in this network namespace"
         ));
     }
     let mut heading = "in its way";

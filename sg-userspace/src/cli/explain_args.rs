@@ -309,6 +309,11 @@ fn local_end(text: &str) -> Result<(Option<IpAddr>, Option<u16>), String> {
     {
         return Ok((None, Some(port)));
     }
+    if text.parse::<u16>().is_ok() {
+        return Err(format!(
+            "`{text}` is no LOCAL: a port is written `:{text}`, behind its address if there is one"
+        ));
+    }
     let (address, port) = end("LOCAL", text)?;
     Ok((Some(address), port))
 }
@@ -432,6 +437,12 @@ mod tests {
         assert_eq!(found, Ok((inbound, other, Some(80), None)));
         for (protocol, remote, local, says) in [
             ("icmp", "203.0.113.9", None, "inbound or outbound"),
+            (
+                "tcp",
+                "203.0.113.9",
+                Some("3306"),
+                "a port is written `:3306`",
+            ),
             ("tcp", "203.0.113.9:1", Some(":2"), "inbound or outbound"),
             ("tcp", "203.0.113.9", None, "inbound or outbound"),
             ("tcp", "203.0.113.9", Some(":65536"), "no LOCAL"),

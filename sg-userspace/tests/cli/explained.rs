@@ -147,7 +147,7 @@ fn what_listens_is_shown() {
     listening(
         &words,
         &[
-            "nothing listens at port 3360 in this network namespace",
+            "nothing listens at tcp port 3360 in this network namespace",
             "not seen  netfilter",
         ],
     );
@@ -166,6 +166,10 @@ fn what_listens_is_shown() {
     });
     let answer = listening(&words, &["at 192.0.2.1:3360\n", "at 127.0.0.1:3360, which"]);
     assert!(!answer.contains("in its way"), "{answer}");
+    listening(
+        &["udp", "192.0.2.2", ":3360"],
+        &["nothing listens at udp port 3360 in this network namespace"],
+    );
     drop((local, open));
     let udp = inside(&world.node, || {
         UdpSocket::bind("[::]:53").expect("it is free")
