@@ -56,35 +56,51 @@ impl Columns {
             end(packet.source()),
             end(packet.destination()),
         ];
-        let mut line = Broken::new(screen.width);
-        for (i, cell) in cells.iter().enumerate() {
-            let width = &mut self.widths[i];
-            let len = cell.chars().count();
-            *width = (*width).max(len.min(MOST[i]));
-            if *width == 0 {
-                continue;
-            }
-            let mark = if i == 5 { "> " } else { "" };
-            line.before(mark.len() + len);
-            line.add(mark, mark.len());
-            match i {
-                1 => line.add(&screen.paint(paint_of(packet.verdict), cell), len),
-                _ => line.add(cell, len),
-            }
-            line.add(
-                &" ".repeat(width.saturating_sub(len)),
-                width.saturating_sub(len),
-            );
+        for (width, (cell, most)) in self.widths.iter_mut().zip(cells.iter().zip(MOST)) {
+            *width = (*width).max(cell.chars().count().min(most));
         }
-        for part in details(packet) {
-            line.part(&part);
+        let aligned = row(screen, packet, &cells, &self.widths);
+        if !aligned.contains('\n') {
+            return aligned;
         }
-        line.part(&format!("{} B", packet.bytes));
-        let decider = decider_within(packet, line.room(), line.whole());
-        line.before(decider.chars().count());
-        line.add(&screen.paint(Paint::Dim, &decider), 0);
-        line.text
+        // A packet on one line, with all that decided it, is worth more than columns.
+        let narrow = row(screen, packet, &cells, &[0; 6]);
+        let is_whole = narrow.contains(&clean(&decider(packet)));
+        match is_whole && !narrow.contains('\n') {
+            true => narrow,
+            false => aligned,
+        }
     }
+}
+
+/// A row whose columns have these widths, or are as wide as their cells where those are wider.
+fn row(screen: &Screen, packet: &LoggedPacket, cells: &[String; 6], widths: &[usize; 6]) -> String {
+    let mut line = Broken::new(screen.width);
+    for (i, (cell, width)) in cells.iter().zip(widths).enumerate() {
+        let len = cell.chars().count();
+        if len == 0 && *width == 0 {
+            continue;
+        }
+        let mark = if i == 5 { "> " } else { "" };
+        line.before(mark.len() + len);
+        line.add(mark, mark.len());
+        match i {
+            1 => line.add(&screen.paint(paint_of(packet.verdict), cell), len),
+            _ => line.add(cell, len),
+        }
+        line.add(
+            &" ".repeat(width.saturating_sub(len)),
+            width.saturating_sub(len),
+        );
+    }
+    for part in details(packet) {
+        line.part(&part);
+    }
+    line.part(&format!("{} B", packet.bytes));
+    let decider = decider_within(packet, line.room(), line.whole());
+    line.before(decider.chars().count());
+    line.add(&screen.paint(Paint::Dim, &decider), 0);
+    line.text
 }
 
 /// A line that goes on below, indented, where the terminal ends.
@@ -448,6 +464,31 @@ mod tests {
         );
         // With a time in front there is room in 80 columns.
         assert!(lines[0].len() + "12:34:56.789 ".len() <= 80);
+    }
+
+    /// Where the columns leave no room for the rest of a row, the row does without them.
+    #[test]
+    fn a_row_without_room_gives_up_its_columns() {
+        let screen = screen(Some(80));
+        let mut columns = Columns::new(false);
+        let ping = LoggedPacket {
+            protocol: Some(1),
+            local_port: None,
+            remote_port: None,
+            tcp_flags: None,
+            icmp_type: Some(8),
+            icmp_code: Some(0),
+            ..syn()
+        };
+        let lines = [syn(), ping, syn()].map(|packet| columns.line(&screen, &packet));
+        assert_eq!(
+            lines,
+            [
+                "drop in  tcp 203.0.113.9:51514 > 10.0.0.5:3306 syn 60 B no-match",
+                "drop in icmp 203.0.113.9 > 10.0.0.5 echo-request 60 B no-match",
+                "drop in  tcp  203.0.113.9:51514 > 10.0.0.5:3306 syn 60 B no-match",
+            ]
+        );
     }
 
     #[test]
