@@ -527,7 +527,7 @@ fn run_keeps_it() {
     // It runs what is in force already: what is put beside that stays.
     node.apply(&["--candidate", &node.next]);
     let running = Running::start(&node.world, &[&node.web, "--interval", "600"]);
-    running.says("applied web on nic, generation");
+    running.says("unchanged web on nic, generation");
     node.apply(&["--no-candidate"]);
     running.says("somebody else has taken away the candidate beside web");
     let (code, _) = running.end(Signal::SIGTERM);

@@ -10,10 +10,10 @@ use std::mem::take;
 use serde::Serialize;
 use serde_json::{Value, json};
 use sg_policy::policy::{Finding, PolicyErrors};
-use sg_userspace::kernel::Applied;
 use sg_userspace::kernel::history::Entry;
 use sg_userspace::kernel::impact::Impact;
 use sg_userspace::kernel::interfaces::is_pattern;
+use sg_userspace::kernel::{Applied, Outcome};
 use sg_userspace::observe::counters::Counters;
 use sg_userspace::observe::events::{Logged, LoggedPacket};
 
@@ -298,7 +298,11 @@ impl Log {
         warnings: &str,
         why: Option<&str>,
     ) {
-        let mut line = self.words.paint(Paint::Green, change.name());
+        let (word, paint) = match (change, applied.outcome) {
+            (Change::Applied, Outcome::Unchanged) => ("unchanged", Paint::Dim),
+            (change, _) => (change.name(), Paint::Green),
+        };
+        let mut line = self.words.paint(paint, word);
         let _ = write!(line, " {}", apply::summary(&self.words, applied));
         if let Some(why) = why {
             let _ = write!(line, ": {why}");
