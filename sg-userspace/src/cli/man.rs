@@ -53,7 +53,14 @@ impl Man {
 
 /// The pages of a command and of those below it, with the names of their files.
 fn collect(command: &Command, date: &str, pages: &mut Vec<(String, Vec<u8>)>) -> io::Result<()> {
-    let page = Page::new(command.clone())
+    // `help` is a command for the terminal. It has no page to point to.
+    let listed = match command.find_subcommand("help") {
+        Some(_) => command
+            .clone()
+            .mut_subcommand("help", |help| help.hide(true)),
+        None => command.clone(),
+    };
+    let page = Page::new(listed)
         .date(date)
         .manual("sgctl")
         .source(format!("sgctl {}", env!("CARGO_PKG_VERSION")));
@@ -153,14 +160,23 @@ impl Help {
     }
 }
 
-/// A section whose lines stay as they are.
+/// The columns of a section on a narrow terminal: 80 without its indentation.
+const COLUMNS: usize = 73;
+
+/// A section whose lines stay as they are. It begins further left where they are long.
 fn lines<'a>(out: &mut Vec<u8>, heading: &str, lines: impl Iterator<Item = &'a str>) {
-    let mut text = format!(".SH \"{}\"\n.nf\n", escaped(heading));
+    let mut text = String::new();
+    let mut is_wide = false;
     for line in lines {
+        is_wide |= line.chars().count() > COLUMNS;
         text.push_str(&escaped(line));
         text.push('\n');
     }
-    text.push_str(".fi\n");
+    let heading = escaped(heading);
+    let text = match is_wide {
+        true => format!(".SH \"{heading}\"\n.in 2n\n.nf\n{text}.fi\n.in\n"),
+        false => format!(".SH \"{heading}\"\n.nf\n{text}.fi\n"),
+    };
     out.extend_from_slice(text.as_bytes());
 }
 
@@ -203,6 +219,30 @@ mod tests {
         assert_eq!(help.exit.as_deref(), Some("0 done, 1 not."));
     }
 
+    /// What stays as it is fits 80 columns: with the usual indentation, or else with a small one.
+    #[test]
+    fn long_lines_begin_further_left() {
+        let of = |line: &str| {
+            let mut out = Vec::new();
+            lines(&mut out, "EXAMPLES", [line].into_iter());
+            String::from_utf8(out).unwrap()
+        };
+        assert!(!of(&"x".repeat(73)).contains(".in"));
+        let wide = of(&"x".repeat(74));
+        assert!(wide.contains("\n.in 2n\n.nf\nxxx"), "{wide}");
+        assert!(wide.ends_with("xxx\n.fi\n.in\n"), "{wide}");
+        let mut command = crate::cli::command();
+        command.build();
+        let mut commands = vec![&command];
+        while let Some(command) = commands.pop() {
+            commands.extend(command.get_subcommands());
+            for (heading, lines) in Help::of(command).sections {
+                let longest = lines.iter().map(|line| line.chars().count()).max();
+                assert!(longest <= Some(78), "{}: {heading}", command.get_name());
+            }
+        }
+    }
+
     /// Every command has a page, with all that its help has.
     #[test]
     fn each_command_has_a_page() {
@@ -221,6 +261,11 @@ mod tests {
             assert!(page.contains(&heading("SYNOPSIS")), "{name}: {page}");
             assert!(page.contains(&heading("SEE ALSO")), "{name}: {page}");
             assert!(!page.contains("\n.br\n\n"), "{name}: {page}");
+            // Whatever page it names is there.
+            let named = page.lines().filter_map(|line| line.strip_suffix("(1)"));
+            for named in named.map(|name| name.replace('\\', "") + ".1") {
+                assert!(names.contains(&named.as_str()), "{name} names {named}");
+            }
         }
     }
 }
