@@ -272,7 +272,7 @@ fn text(screen: &Screen, loaded: &Loaded, sizes: TableSizes) -> String {
             Placement::ArrayMap => "in a map of their own",
         },
         classes(sizes.address_classes),
-        count(sizes.blocks + sizes.nodes, "node"),
+        count(sizes.blocks + sizes.nodes, "table node"),
         sizes.blocks,
         prefixes(sizes.ipv6_prefixes),
     );
