@@ -26,7 +26,10 @@ large for what is left keeps its digest only (`no text`).
 Examples:
   sgctl history --iface eth0
   sgctl show --iface eth0 --generation 3
-  sgctl history --json | jq '.[].policies[] | select(.ended.how == \"undone\")'")]
+  sgctl history --json | jq '.[].policies[] | select(.ended.how == \"undone\")'
+
+Exit codes: 0 done, also where nothing is attached, 1 a history cannot be read, 2 usage, 3 not
+permitted.")]
 pub(super) struct History {
     #[command(flatten)]
     ifaces: Ifaces,

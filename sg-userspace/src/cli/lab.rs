@@ -29,7 +29,7 @@ Examples:
   sgctl lab builtin:web                       with sets made up for the lab
   sgctl lab --json | jq '.attempts[] | select(.got == \"drop\")'
 
-Exit codes: 0 all as the policy says, 1 a difference or a bad policy, 2 usage, 3 not permitted here")]
+Exit codes: 0 all as the policy says, 1 a difference or a bad policy, 2 usage, 3 not permitted here.")]
 pub(super) struct Lab {
     /// Files, `-` for standard input, or builtin:NAME; several are bound in this order
     #[arg(value_name = "POLICY", default_value = "builtin:tke")]

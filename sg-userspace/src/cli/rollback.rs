@@ -22,11 +22,11 @@ A policy that waits to be confirmed is undone at once, as it would be at its dea
 before it comes back on all interfaces, or nothing if there was nothing. Without --iface all policies that
 wait in this network namespace are undone.
 
-Where none waits, and with --to, an earlier policy is applied again from its text, as a new generation:
-the last one before the one in force, or the one that `sgctl history` lists under that number. If the last
-one was undone, what was before it is in force already, and only --to goes further back. It audits what it
-audited then. What it does to connections is said before, and it is refused as by `apply` where it
-would lock you out.
+Where none waits, and with --to, an earlier policy is applied again from its text, as a new
+generation. It is the last one before the one in force, or the one that `sgctl history` lists under
+that number. If the last one was undone, what was before it is in force already, and only --to goes
+further back. It audits what it audited then. What it does to connections is said before, and it is
+refused as by `apply` where it would lock you out.
 
 Examples:
   sgctl rollback

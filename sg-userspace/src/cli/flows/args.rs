@@ -59,7 +59,8 @@ pub(in crate::cli) struct Flows {
     /// The last ones first
     #[arg(long)]
     pub(super) reverse: bool,
-    /// The most flows to print, 0 for all; 100 unless --json is given
+    /// The most flows to print, and with --kill to end: the first ones, or with 0 all. Without it
+    /// 100 are printed, all with --json, and --kill ends all that fit
     #[arg(long, visible_alias = "top", value_name = "N")]
     pub(super) limit: Option<usize>,
     /// Print again every so many seconds (1 unless said otherwise)

@@ -47,8 +47,8 @@ impl FromStr for Address {
             return Ok(Address::Unix(path.into()));
         }
         text.parse().map(Address::Tcp).map_err(|_| {
-            "expected an address with a port, such as 127.0.0.1:9750 or [::1]:9750, or the path of a \
-             socket, such as /run/sgctl.metrics"
+            "expected an address with a port, such as 127.0.0.1:9750 or [::1]:9750, or the whole \
+             path of a socket, such as /run/sgctl.metrics"
                 .to_owned()
         })
     }
