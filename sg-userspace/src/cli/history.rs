@@ -28,8 +28,8 @@ Examples:
   sgctl show --iface eth0 --generation 3
   sgctl history --json | jq '.[].policies[] | select(.ended.how == \"undone\")'
 
-Exit codes: 0 done, also where nothing is attached, 1 a history cannot be read, 2 usage, 3 not
-permitted.")]
+Exit codes: 0 done, also where nothing is attached, 1 the named interface is not attached or a history
+cannot be read, 2 usage, 3 not permitted.")]
 pub(super) struct History {
     #[command(flatten)]
     ifaces: Ifaces,
