@@ -103,7 +103,11 @@ impl<'a> Ssh<'a> {
 impl Ssh<'_> {
     /// Kills all that the server has started for its sessions.
     pub(super) fn kill_sessions(&self) {
+        let send = |process: u32, signal| {
+            let _ = kill(Pid::from_raw(process.cast_signed()), signal);
+        };
         let mut todo = vec![self.server.id()];
+        let mut all = Vec::new();
         while let Some(process) = todo.pop() {
             let children = format!("/proc/{process}/task/{process}/children");
             let children = std::fs::read_to_string(children).unwrap_or_default();
@@ -111,10 +115,15 @@ impl Ssh<'_> {
                 .split_whitespace()
                 .filter_map(|id| id.parse::<u32>().ok())
             {
+                // What is stopped starts nothing more. What is killed loses its children, which
+                // nobody would find then.
+                send(child, Signal::SIGSTOP);
                 todo.push(child);
-                let _ = kill(Pid::from_raw(child.cast_signed()), Signal::SIGKILL);
+                all.push(child);
             }
         }
+        all.into_iter()
+            .for_each(|process| send(process, Signal::SIGKILL));
     }
 }
 
