@@ -57,6 +57,8 @@ fn cut(out: &mut String, screen: &Screen, impact: &Impact, mood: Mood) {
     if impact.cut.is_empty() {
         let why = match (impact.is_first, impact.cuts_existing) {
             (true, false) => ": at a first attachment those that exist go on",
+            // `--dry-run` names the kinds that could not.
+            _ if !impact.unseen.is_empty() => " that could be seen",
             _ => "",
         };
         let kept = match impact.kept {
