@@ -38,32 +38,59 @@ impl SlotEvents {
     }
 }
 
-/// The events of every slot, in the order of the slots, by the index of the interface.
+/// The events of an interface.
+#[derive(Clone, Debug)]
+pub struct InterfaceEvents {
+    /// Its index. One that is made anew has another, and goes on with the same counts.
+    pub ifindex: u32,
+    /// Of every slot, in the order of the slots.
+    pub slots: Vec<SlotEvents>,
+}
+
+/// The events of every interface, by the kernel's number of the first map that counts them.
 pub(crate) fn event_counts(
     pins: &InterfacePins,
-) -> Result<BTreeMap<u32, Vec<SlotEvents>>, KernelError> {
+) -> Result<BTreeMap<u32, InterfaceEvents>, KernelError> {
     let mut all = BTreeMap::new();
     for one in pins.of_attachment()? {
-        let mut sums = Vec::new();
-        let mut index = 0;
-        // As many as there are counter maps.
-        while one.event_counts(index).exists() {
-            read(&one, index, &mut sums)?;
-            index += 1;
+        match of_interface(&one) {
+            Ok(found) => all.extend(found),
+            // It was detached or moved meanwhile.
+            Err(_) if !one.exists() => {}
+            Err(error) => return Err(error),
         }
-        all.insert(one.ifindex, sums);
     }
     Ok(all)
+}
+
+fn of_interface(pins: &InterfacePins) -> Result<Option<(u32, InterfaceEvents)>, KernelError> {
+    let mut first = None;
+    let mut slots = Vec::new();
+    let mut index = 0;
+    // As many as there are counter maps.
+    while pins.event_counts(index).exists() {
+        let id = read(pins, index, &mut slots)?;
+        first.get_or_insert(id);
+        index += 1;
+    }
+    let ifindex = pins.ifindex;
+    Ok(first.map(|id| (id, InterfaceEvents { ifindex, slots })))
 }
 
 /// Words of [`EventCounts`].
 const WORDS: usize = size_of::<EventCounts>() / 8;
 
-fn read(pins: &InterfacePins, index: usize, sums: &mut Vec<SlotEvents>) -> Result<(), KernelError> {
+/// Adds what one map counts. Returns the kernel's number of the map.
+fn read(
+    pins: &InterfacePins,
+    index: usize,
+    sums: &mut Vec<SlotEvents>,
+) -> Result<u32, KernelError> {
     let path = pins.event_counts(index);
     let reading = |e| KernelError::at_pin("reading", &path, e);
     let map = sys::open_pin_to_read(&path).map_err(reading)?;
-    let slots = sys::map_info(&path).map_err(reading)?.max_entries();
+    let info = sys::map_info(&path).map_err(reading)?;
+    let slots = info.max_entries();
     let cpus = aya::util::nr_cpus().map_err(|(file, e)| KernelError::io(file, e))?;
     let bytes = sys::read_per_cpu_array(map.as_fd(), slots, size_of::<EventCounts>(), cpus)
         .map_err(reading)?;
@@ -90,5 +117,5 @@ fn read(pins: &InterfacePins, index: usize, sums: &mut Vec<SlotEvents>) -> Resul
     for (sum, more) in sums.iter_mut().zip(suppressed) {
         sum.watched_suppressed += more;
     }
-    Ok(())
+    Ok(info.id())
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use super::run::Running;
-use super::world::{World, file};
+use super::world::{World, file, ip};
 
 /// Lets ports 22 and 443 in and logs nothing.
 const POLICY: &str = "name: web
@@ -89,6 +89,47 @@ fn drops_are_shown_beside_run_and_other_watchers() {
     assert_eq!(code, Some(0));
     assert!(!lines.contains("192.0.2.1:53"), "{lines}");
     world.assert_untouched();
+}
+
+/// Proves O1: what was shown is counted as delivered, and nothing else as lost, although the
+/// interface is made anew meanwhile, and detached and attached again.
+#[test]
+fn what_was_shown_is_counted_whatever_happens_to_the_interface() {
+    let world = applied(POLICY);
+    let path = world.dir.path().join("web.yaml");
+    let apply = || world.run(&["apply", path.to_str().unwrap(), "--iface", "nic"]).ok();
+    let sees = |running: &Running, port: u16| {
+        let words = format!(r#""local_port":{port}"#);
+        running.sees(&words, || world.send_udp_to_node(port));
+    };
+    // Counted before anybody watched, and so nothing to any watcher.
+    let earlier = Running::following(&world, &["--json"], r#""local_port":98"#, || {
+        world.send_udp_to_node(98);
+    });
+    assert_eq!(earlier.end(Signal::SIGINT).0, Some(0));
+    let log = Running::following(&world, &["--json"], r#""local_port":99"#, || {
+        world.send_udp_to_node(99);
+    });
+    sees(&log, 53);
+    ip(&["-n", &world.node, "link", "del", "nic"]);
+    world.add_veth();
+    apply();
+    sees(&log, 97);
+    sees(&log, 53);
+    world.run(&["detach", "--iface", "nic"]).ok();
+    apply();
+    sees(&log, 96);
+    let (code, lines, err) = log.end_with_lines(Signal::SIGINT);
+    assert_eq!(code, Some(0), "{err}");
+    let end: serde_json::Value = serde_json::from_str(lines.lines().last().unwrap()).unwrap();
+    let rows = end["tally"].as_array().unwrap();
+    let sum = |of: &str| rows.iter().map(|row| row[of].as_u64().unwrap()).sum::<u64>();
+    assert_eq!(Some(sum("delivered")), end["shown"].as_u64(), "{end}");
+    assert_eq!(sum("produced"), sum("delivered") + sum("suppressed"), "{end}");
+    assert_eq!(sum("lost"), 0, "{end}");
+    // A row for each rule and reason that was seen.
+    let decided: Vec<_> = rows.iter().map(|row| row["reason"].as_str().unwrap()).collect();
+    assert_eq!(decided, ["no-match", "rule"], "{end}");
 }
 
 /// Proves O3: the newest events are still there when somebody asks later, and filters choose.

@@ -24,6 +24,8 @@ pub(super) struct Sources {
     readers: Vec<Reader>,
     /// What has come while events were counted. It is part of the next reading.
     late: Logged,
+    /// What became of the events of attachments that are gone.
+    over: Vec<Tally>,
     names: Vec<String>,
     /// Whether events of other interfaces of an attachment are left out.
     is_chosen: bool,
@@ -51,6 +53,7 @@ impl Sources {
         let mut sources = Sources {
             readers: Vec::new(),
             late: Logged::default(),
+            over: Vec::new(),
             names,
             is_chosen: !ifaces.names.is_empty(),
             ifaces: ifaces.names.clone(),
@@ -132,11 +135,9 @@ impl Sources {
 
     /// What became of all events, also of those that have come since the last reading.
     pub(super) fn tally(&mut self) -> Result<Vec<Tally>, KernelError> {
-        let mut tallies = Vec::new();
+        let mut tallies = self.over.clone();
         for reader in &mut self.readers {
-            let mut logged = Logged::default();
-            tallies.extend(reader.events.tally(&mut logged)?);
-            add(&mut self.late, logged);
+            Tally::merge(&mut tallies, reader.events.tally(&mut self.late)?);
         }
         Ok(tallies)
     }
@@ -158,16 +159,17 @@ impl Sources {
             return Ok(Vec::new());
         }
         let mut lines = Vec::new();
-        self.readers.retain(|one| {
-            let name = one.attached.name().unwrap_or_default();
-            let is_over = one.events.is_over();
-            if is_over {
-                lines.push(format!(
-                    "{name}: detached; waiting until it is attached again"
-                ));
+        for mut one in std::mem::take(&mut self.readers) {
+            if !one.events.is_over() {
+                self.readers.push(one);
+                continue;
             }
-            !is_over
-        });
+            let name = one.attached.name().unwrap_or_default();
+            lines.push(format!(
+                "{name}: detached; waiting until it is attached again"
+            ));
+            Tally::merge(&mut self.over, one.events.tally(&mut self.late)?);
+        }
         let ifaces = Ifaces {
             names: self.ifaces.clone(),
         };

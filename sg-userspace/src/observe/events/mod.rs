@@ -33,8 +33,10 @@ pub struct Events {
     /// Whether what was written only because somebody watched is wanted.
     takes_watched: bool,
     names: Names,
-    /// What the counts said when the reader was opened, and what it has got since then.
+    /// What the counts said when the reader was opened and when they were read last, and what it
+    /// has got since then.
     from: Counts,
+    last: Counts,
     from_logged: LoggedSoFar,
     delivered: Delivered,
     logged: u64,
@@ -90,6 +92,7 @@ impl Events {
             takes_watched: false,
             names: Names::default(),
             from: Counts::default(),
+            last: Counts::default(),
             from_logged: LoggedSoFar::default(),
             delivered: Delivered::default(),
             logged: 0,
@@ -134,6 +137,8 @@ impl Events {
             self.reader.skip();
             if self.takes_watched {
                 self.from = Counts::read(&self.pins)?;
+                self.delivered.note(&self.from);
+                self.last = self.from.clone();
             }
             self.from_logged = self.reader.logged_so_far();
             if self.reader.is_at_the_end(self.from_logged.written) {
@@ -167,7 +172,7 @@ impl Events {
             true => self.look(&mut logged)?,
             false => self.sort_out(&mut taken, &mut logged),
         }
-        logged.packets = self.names.packets(&self.pins, taken)?;
+        logged.packets = self.named(taken)?;
         Ok(logged)
     }
 
@@ -183,6 +188,10 @@ impl Events {
         for one in &drained.events {
             self.logged += u64::from(one.event.marks & LOGGED);
             self.delivered.count(&one.event);
+            if !self.delivered.knows(one.event.ifindex) {
+                // Of an interface that has come since the counts were read.
+                self.next_look = Instant::now();
+            }
         }
         match self.takes_watched {
             true => {
@@ -227,16 +236,42 @@ impl Events {
         if now < self.next_look {
             return Ok(());
         }
-        let counts = Counts::read(&self.pins)?;
+        self.read_counts()?;
         let took = now.elapsed();
         self.next_look = now + LOOK.max(took * LOOK_SHARE);
-        logged.suppressed = self.suppressed_since(&counts);
+        logged.suppressed = self.more_suppressed();
         Ok(())
     }
 
+    /// Reads the counts. Those of what is not attached any more stay what they were.
+    fn read_counts(&mut self) -> Result<(), KernelError> {
+        if !self.is_over() {
+            self.last.update(Counts::read(&self.pins)?);
+        }
+        self.delivered.note(&self.last);
+        Ok(())
+    }
+
+    /// Packets, with the names that there were last if nothing is attached any more.
+    fn named(&mut self, taken: Vec<Taken>) -> Result<Vec<LoggedPacket>, KernelError> {
+        if taken.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.refresh_names()?;
+        Ok(self.names.packets(taken))
+    }
+
+    fn refresh_names(&mut self) -> Result<(), KernelError> {
+        match self.is_over() {
+            true => Ok(()),
+            false => self.names.refresh(&self.pins),
+        }
+    }
+
     /// How many events more were suppressed than it was said before.
-    fn suppressed_since(&mut self, counts: &Counts) -> u64 {
-        let all = counts.suppressed().saturating_sub(self.from.suppressed());
+    fn more_suppressed(&mut self) -> u64 {
+        let all = self.last.suppressed();
+        let all = all.saturating_sub(self.from.suppressed());
         let more = all.saturating_sub(self.suppressed);
         self.suppressed += more;
         more
@@ -247,17 +282,17 @@ impl Events {
     /// meanwhile.
     pub fn tally(&mut self, more: &mut Logged) -> Result<Vec<Tally>, KernelError> {
         for _ in 0..TRIES {
-            let counts = Counts::read(&self.pins)?;
-            let is_at_the_end = self.reader.is_at_the_end(counts.suppressed());
+            self.read_counts()?;
+            let is_at_the_end = self.reader.is_at_the_end(self.last.suppressed());
             if is_at_the_end {
-                more.suppressed += self.suppressed_since(&counts);
-                return self
-                    .names
-                    .tallies(&self.pins, &self.from, &counts, &self.delivered);
+                more.suppressed += self.more_suppressed();
+                self.refresh_names()?;
+                let (from, last) = (&self.from, &self.last);
+                return Ok(self.names.tallies(from, last, &self.delivered));
             }
             let mut taken = Vec::new();
             self.take(&mut taken, more);
-            more.packets.extend(self.names.packets(&self.pins, taken)?);
+            more.packets.extend(self.named(taken)?);
         }
         // Events come so fast that counts and rings cannot be read at one moment.
         Ok(Vec::new())

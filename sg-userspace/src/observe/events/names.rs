@@ -44,22 +44,14 @@ struct Owner {
 }
 
 impl Names {
-    pub(super) fn packets(
-        &mut self,
-        pins: &InterfacePins,
-        taken: Vec<Taken>,
-    ) -> Result<Vec<LoggedPacket>, KernelError> {
-        if taken.is_empty() {
-            return Ok(Vec::new());
-        }
-        self.refresh(pins)?;
+    pub(super) fn packets(&self, taken: Vec<Taken>) -> Vec<LoggedPacket> {
         let booted = booted();
         let packets = taken.into_iter();
-        Ok(packets.map(|one| self.packet(one, booted)).collect())
+        packets.map(|one| self.packet(one, booted)).collect()
     }
 
     /// Reads the records, unless they are the same as before.
-    fn refresh(&mut self, pins: &InterfacePins) -> Result<(), KernelError> {
+    pub(super) fn refresh(&mut self, pins: &InterfacePins) -> Result<(), KernelError> {
         let all = pins.of_attachment()?;
         let record = |one: &InterfacePins| fs::metadata(one.state()).ok().map(|it| it.ino());
         let found: Vec<_> = all.iter().map(|one| (one.ifindex, record(one))).collect();
@@ -157,27 +149,23 @@ impl Names {
     }
 
     /// See [`super::Events::tally`].
-    pub(super) fn tallies(
-        &mut self,
-        pins: &InterfacePins,
-        from: &Counts,
-        to: &Counts,
-        delivered: &Delivered,
-    ) -> Result<Vec<Tally>, KernelError> {
-        self.refresh(pins)?;
+    pub(super) fn tallies(&self, from: &Counts, to: &Counts, delivered: &Delivered) -> Vec<Tally> {
         // A rule has several slots while a candidate is evaluated beside the policy, and one rule's
         // packets of the other direction are listed apart.
         let mut rows: BTreeMap<(u32, u8, &str, Option<u32>, u32), Tally> = BTreeMap::new();
-        for (ifindex, slots) in &to.0 {
-            for (slot, now) in slots.iter().enumerate() {
-                let before = from.of(*ifindex, slot);
+        for (map, one) in to.maps() {
+            let ifindex = one.ifindex;
+            for (slot, now) in one.slots.iter().enumerate() {
+                let before = from.of(map, slot);
                 let written = now.written().saturating_sub(before.written());
                 let suppressed = now.suppressed().saturating_sub(before.suppressed());
+                let got = delivered.of(map, slot as u32);
+                // What has come since the last reading of what is not attached any more.
+                let written = written.max(got);
                 if written + suppressed == 0 {
                     continue;
                 }
                 let slot = slot as u32;
-                let got = delivered.of(*ifindex, slot);
                 let nobody = (Direction::Inbound, DecidedBy::Rule, None);
                 let (direction, reason, rule) = self.owner(slot).unwrap_or(nobody);
                 let position = rule.and_then(|rule| rule.position);
@@ -186,9 +174,9 @@ impl Names {
                     (DecidedBy::Rule, None) => slot,
                     _ => 0,
                 };
-                let key = (*ifindex, direction as u8, reason.name(), position, apart);
+                let key = (ifindex, direction as u8, reason.name(), position, apart);
                 let row = rows.entry(key).or_insert_with(|| Tally {
-                    interface: self.interface(*ifindex),
+                    interface: self.interface(ifindex),
                     direction,
                     reason,
                     rule: rule.cloned(),
@@ -199,11 +187,11 @@ impl Names {
                 });
                 row.produced += written + suppressed;
                 row.delivered += got;
-                row.lost += written.saturating_sub(got);
+                row.lost += written - got;
                 row.suppressed += suppressed;
             }
         }
-        Ok(rows.into_values().collect())
+        rows.into_values().collect()
     }
 }
 
