@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use nix::pty::openpty;
 use nix::sys::signal::Signal;
@@ -56,9 +57,33 @@ fn until_captured(path: &Path, send: impl Fn()) {
             return;
         }
         send();
-        std::thread::sleep(std::time::Duration::from_millis(200));
+        std::thread::sleep(Duration::from_millis(200));
     }
     panic!("{} has no packet", path.display());
+}
+
+/// Proves O2: where there is no room for more, that is said, and what is written can be read.
+#[test]
+fn a_capture_that_finds_no_more_room_can_be_read() {
+    let world = applied();
+    let disk = world.dir.small("disk", 64 << 10).expect("a small disk");
+    // Leaves one page.
+    std::fs::write(disk.join("filler"), [0; 60 << 10]).expect("there is room yet");
+    let path = disk.join("drops.pcapng");
+    let name = path.to_str().unwrap();
+    let mut watching = world.command(&["log", "--write", name]);
+    let mut watching = watching.stderr(Stdio::piped()).spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while watching.try_wait().unwrap().is_none() {
+        assert!(Instant::now() < deadline, "it goes on");
+        world.send_udp_to_node(53);
+    }
+    let ran = Ran::of(&watching.wait_with_output().unwrap());
+    assert_eq!(ran.code, 1, "{}", ran.all());
+    assert!(ran.err.contains("No space left"), "{}", ran.all());
+    let packets = found(name, "udp.dstport == 53", &["frame.number"]).len();
+    assert!(packets > 5, "{packets}");
+    assert!(read("capinfos", &["-c", name]).contains(&format!("{packets}")));
 }
 
 /// Proves O2: a capture has the packets as they were sent, with the verdict of the hook, what

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, OpenOptions};
-use std::io::{self, BufWriter, Write};
+use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use sg_common::verdict::{Action, Direction};
 use sg_userspace::observe::events::{LoggedPacket, Tally};
 
+use super::output::Output;
 use super::pcapng::{self, Packet, Statistics, Verdict};
 use crate::cli::event_line::decider;
 use crate::cli::failure::Failure;
@@ -41,7 +42,7 @@ pub(super) struct Capture {
     names: Vec<String>,
     rotation: Rotation,
     snap: u32,
-    out: Box<dyn Write>,
+    out: Output,
     written: u64,
     since: Instant,
     begun: u64,
@@ -72,7 +73,7 @@ impl Capture {
             rotation,
             snap,
             names: names.to_vec(),
-            out: Box::new(io::sink()),
+            out: Output::stdout(),
             written: 0,
             since: Instant::now(),
             begun: now(),
@@ -84,7 +85,12 @@ impl Capture {
             said: BTreeMap::new(),
         };
         if let Some(path) = capture.path.as_ref().filter(|_| rotation.is_on()) {
-            let earlier = earlier(path).map_err(|e| files::not_written(WRITING, path, e))?;
+            let failed = |e| files::not_written(WRITING, path, e);
+            if path.file_name().is_none() {
+                // `..` has none that could be numbered.
+                return Err(failed(io::ErrorKind::IsADirectory.into()).into());
+            }
+            let earlier = earlier(path).map_err(failed)?;
             capture.number = earlier.last().map_or(0, |(number, _)| *number);
             capture.files = earlier.into_iter().map(|(_, path)| path).collect();
         }
@@ -96,7 +102,7 @@ impl Capture {
     /// at once, so that the file can be read before a packet has come.
     fn next_file(&mut self) -> Result<(), Failure> {
         self.out = match &self.path {
-            None => Box::new(BufWriter::new(io::stdout())),
+            None => Output::stdout(),
             Some(path) => {
                 self.number += 1;
                 let path = match self.rotation.is_on() {
@@ -109,7 +115,7 @@ impl Capture {
                 let opened = options.open(&path);
                 let file = opened.map_err(|e| files::not_written(WRITING, &path, e))?;
                 self.files.push_back(path);
-                Box::new(BufWriter::new(file))
+                Output::file(file)
             }
         };
         while self.rotation.is_on() && self.files.len() > self.rotation.files.max(1) {
@@ -136,9 +142,9 @@ impl Capture {
     /// Writes a block.
     fn put(
         &mut self,
-        block: impl FnOnce(&mut Box<dyn Write>) -> io::Result<usize>,
+        block: impl FnOnce(&mut Vec<u8>) -> io::Result<usize>,
     ) -> Result<(), Failure> {
-        let written = block(&mut self.out).map_err(|e| self.failed(e))?;
+        let written = self.out.block(block).map_err(|e| self.failed(e))?;
         self.written += written as u64;
         Ok(())
     }
@@ -369,6 +375,21 @@ mod tests {
         ] {
             assert_eq!(numbered(Path::new(path), 12), Path::new(expected));
         }
+    }
+
+    #[test]
+    fn a_path_without_a_name_has_no_numbered_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let inner = dir.path().join("inner");
+        fs::create_dir(&inner).unwrap();
+        let path = inner.join("..");
+        let rotation = Rotation {
+            size: Some(1000),
+            ..Rotation::default()
+        };
+        let created = Capture::create(path.to_str().unwrap(), 64, rotation, &[]);
+        assert!(created.is_err());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 
     /// What the statistics of a file say of its first interface: received, dropped, delivered.

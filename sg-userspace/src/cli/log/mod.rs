@@ -3,6 +3,7 @@
 
 mod capture;
 mod choice;
+mod output;
 mod pcapng;
 mod session;
 mod sources;
