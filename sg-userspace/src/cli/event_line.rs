@@ -11,6 +11,7 @@ use sg_common::verdict::Direction;
 use sg_policy::policy::icmp_type_name;
 use sg_userspace::observe::decided::DecidedBy;
 use sg_userspace::observe::events::{LoggedPacket, LoggingRule, end};
+use textwrap::core::display_width;
 
 use super::screen::{Paint, Screen, paint_of};
 use super::units::{clean, thousands};
@@ -57,7 +58,7 @@ impl Columns {
             end(packet.destination()),
         ];
         for (width, (cell, most)) in self.widths.iter_mut().zip(cells.iter().zip(MOST)) {
-            *width = (*width).max(cell.chars().count().min(most));
+            *width = (*width).max(display_width(cell).min(most));
         }
         let aligned = row(screen, packet, &cells, &self.widths);
         if !aligned.contains('\n') {
@@ -77,7 +78,7 @@ impl Columns {
 fn row(screen: &Screen, packet: &LoggedPacket, cells: &[String; 6], widths: &[usize; 6]) -> String {
     let mut line = Broken::new(screen.width);
     for (i, (cell, width)) in cells.iter().zip(widths).enumerate() {
-        let len = cell.chars().count();
+        let len = display_width(cell);
         if len == 0 && *width == 0 {
             continue;
         }
@@ -98,7 +99,7 @@ fn row(screen: &Screen, packet: &LoggedPacket, cells: &[String; 6], widths: &[us
     }
     line.part(&format!("{} B", packet.bytes));
     let decider = decider_within(packet, line.room(), line.whole());
-    line.before(decider.chars().count());
+    line.before(display_width(&decider));
     line.add(&screen.paint(Paint::Dim, &decider), 0);
     line.text
 }
@@ -146,7 +147,7 @@ impl Broken {
     }
 
     fn part(&mut self, text: &str) {
-        let columns = text.chars().count();
+        let columns = display_width(text);
         self.before(columns);
         self.add(text, columns);
     }
@@ -223,18 +224,17 @@ fn decider_within(packet: &LoggedPacket, left: Option<usize>, whole: Option<usiz
 
 /// The text in so much room, with the place at its end cut in front. `None` if that is too little.
 fn cut(text: &str, place: Option<&str>, room: usize) -> Option<String> {
-    let too_long = text.chars().count().saturating_sub(room);
-    if too_long == 0 {
+    if display_width(text) <= room {
         return Some(text.to_owned());
     }
     let place = place?;
     let before = text.strip_suffix(place)?;
-    // The dots take the room of one character more.
-    let cut = too_long + 1;
-    let kept = place.chars().count().checked_sub(cut)?;
+    // The dots take a column.
+    let room = room.checked_sub(display_width(before) + 1)?;
+    let mut ends = place.char_indices().map(|(at, _)| &place[at..]);
+    let rest = ends.find(|rest| display_width(rest) <= room)?;
     let line = place.rfind(':').map_or(0, |colon| place.len() - colon);
-    let rest: String = place.chars().skip(cut).collect();
-    (kept >= line).then(|| format!("{before}…{rest}"))
+    (rest.len() >= line).then(|| format!("{before}…{rest}"))
 }
 
 /// What decided the packet: `rule 7 ssh web.yaml:12`, or a reason.
@@ -400,6 +400,30 @@ mod tests {
                 let timed = format!("{} {line}\n", "t".repeat(TIME - 1));
                 assert_eq!(crate::cli::screen::wrapped(&timed, width), timed);
             }
+        }
+        // Characters may take two columns.
+        let mut wide = packet.clone();
+        if let Some(rule) = &mut wide.rule {
+            rule.name = Some("日本語の規則".into());
+        }
+        let whole = format!("{before} rule 7 日本語の規則 web.yaml:12");
+        for (width, expected) in [
+            (Some(100), whole.as_str()),
+            (
+                Some(99),
+                &format!("{before} rule 7 日本語の規則 …b.yaml:12"),
+            ),
+            (
+                Some(91),
+                &format!("{before}\n  rule 7 日本語の規則 web.yaml:12"),
+            ),
+            (
+                Some(28),
+                "drop in  tcp\n  203.0.113.9:51514\n  > 10.0.0.5:3306 syn 60 B\n  rule 7 日本語の規則 …ml:12",
+            ),
+        ] {
+            let line = Columns::new(false).line(&screen(width), &wide);
+            assert_eq!(line, expected, "{width:?}");
         }
         // A reason is not cut.
         let line = Columns::new(false).line(&screen(Some(40)), &syn());

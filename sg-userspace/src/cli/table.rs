@@ -326,7 +326,8 @@ fn shares(contents: &[usize], room: usize) -> Vec<(usize, usize)> {
 }
 
 fn painted(screen: &Screen, text: &str, paint: Option<Paint>) -> Cell {
-    let cell = Cell::new(clean(text));
+    // Before it is laid out: characters that are one to a terminal may be several in ASCII.
+    let cell = Cell::new(screen.plain(&clean(text)));
     if !screen.color {
         return cell;
     }
@@ -408,6 +409,23 @@ mod tests {
         assert_eq!(shares(&[30, 10], 30), [(20, 30), (10, 10)]);
         assert_eq!(shares(&[30, 40], 30), [(15, 30), (15, 40)]);
         assert_eq!(shares(&[], 30), []);
+    }
+
+    /// In a locale without Unicode a cell is as wide as what stands for its characters there.
+    #[test]
+    fn cells_are_laid_out_as_they_are_shown() {
+        let mut screen = Screen::stdout(super::super::screen::ColorChoice::Never);
+        (screen.width, screen.unicode) = (Some(30), false);
+        let mut table = Table::new(&screen, &[Column::Long("NAME"), Column::Number("PACKETS")]);
+        for name in ["👨\u{200d}👩\u{200d}👧\u{200d}👦 at home", "größe", "ssh"] {
+            table.row(vec![(name.to_owned(), None), ("7".into(), None)]);
+        }
+        let shown = screen.plain(&table.render()).into_owned();
+        let lines: Vec<&str> = shown.lines().collect();
+        assert!(
+            lines.iter().all(|line| line.len() == lines[0].len()),
+            "{shown}"
+        );
     }
 
     /// If the terminal is too narrow, a line names the columns that are left out.
