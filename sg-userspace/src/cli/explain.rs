@@ -346,6 +346,11 @@ fn local_text(
     let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
     match (local.is_own, local.forwards) {
         (true, _) => {}
+        (false, _) if address.is_multicast() => {
+            say(format!(
+                "nobody here has joined the group {address} on {interface}"
+            ));
+        }
         (false, Some(false)) => say(format!(
             "{address} is no address of this network namespace, which does not forward {family}"
         )),

@@ -1,6 +1,6 @@
 //! `sgctl explain --iface`: the way to the verdict, as a person reads it, and what listens.
 
-use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 
 use super::world::{World, file, inside, ip};
 
@@ -188,6 +188,25 @@ fn what_listens_is_shown() {
             "in its way 198.51.100.5 is no address of this network namespace, which does not forward",
         ],
     );
+    // What is sent to several machines reaches this one too.
+    let udp = inside(&world.node, || {
+        UdpSocket::bind("0.0.0.0:5353").expect("it is free")
+    });
+    let (group, by) = (Ipv4Addr::new(224, 0, 0, 251), Ipv4Addr::new(192, 0, 2, 1));
+    udp.join_multicast_v4(&group, &by)
+        .expect("an interface with this address");
+    for (to, is_reached) in [
+        ("255.255.255.255", true),
+        ("192.0.2.255", true),
+        ("224.0.0.251", true),
+        ("224.0.0.252", false),
+        ("198.51.100.255", false),
+    ] {
+        let local = format!("{to}:5353");
+        let answer = listening(&["udp", "192.0.2.2", &local], &["at 0.0.0.0:5353\n"]);
+        assert_eq!(answer.contains("in its way"), !is_reached, "{answer}");
+    }
+    drop(udp);
     ip(&["-n", &world.node, "link", "set", "nic", "down"]);
     listening(
         &["tcp", "192.0.2.2", "192.0.2.1:22"],

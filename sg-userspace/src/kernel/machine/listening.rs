@@ -4,10 +4,11 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use nix::net::if_::InterfaceFlags;
 use serde::Serialize;
+use sg_common::protocol::IPPROTO_UDP;
 
 use super::super::error::KernelError;
 use super::super::impact::{Process, owners_of};
@@ -22,8 +23,9 @@ pub struct Local {
     pub is_up: bool,
     #[serde(rename = "carrier")]
     pub has_carrier: bool,
-    /// Whether the address is one of this network namespace. Packets to any other are forwarded,
-    /// or dropped.
+    /// Whether the address is one of this network namespace, or one at which it is reached with
+    /// others: broadcast, or a group that it has joined on the interface. Packets to any other are
+    /// forwarded, or dropped.
     #[serde(rename = "own_address")]
     pub is_own: bool,
     /// Whether the namespace forwards packets of this family (`net.ipv4.ip_forward`, and
@@ -98,6 +100,9 @@ pub fn look(
         .collect();
     sockets.sort_by(|a, b| (a.takes, a.local, &a.processes).cmp(&(b.takes, b.local, &b.processes)));
     sockets.dedup();
+    // No connection has several ends.
+    let is_shared =
+        protocol == IPPROTO_UDP && (own.broadcast.contains(&local) || has_joined(interface, local));
     let forwarding = match local {
         IpAddr::V4(_) => "/proc/sys/net/ipv4/ip_forward",
         IpAddr::V6(_) => "/proc/sys/net/ipv6/conf/all/forwarding",
@@ -106,15 +111,83 @@ pub fn look(
     Ok(Local {
         is_up: own.flags.contains(InterfaceFlags::IFF_UP),
         has_carrier: own.flags.contains(InterfaceFlags::IFF_RUNNING),
-        is_own: own.all.contains(&local),
+        is_own: is_shared || own.all.contains(&local),
         forwards: forwarding.map(|text| text.trim() != "0"),
         sockets,
+    })
+}
+
+/// Whether somebody has joined this group on the interface, by what /proc says of both families.
+fn has_joined(interface: &str, group: IpAddr) -> bool {
+    let read = |path| fs::read_to_string(path).unwrap_or_default();
+    match group {
+        IpAddr::V4(group) => {
+            joined4(&read("/proc/thread-self/net/igmp"), interface).any(|it| it == group)
+        }
+        IpAddr::V6(group) => {
+            joined6(&read("/proc/thread-self/net/igmp6"), interface).any(|it| it == group)
+        }
+    }
+}
+
+/// The groups of an interface in /proc/net/igmp: a line with its index and name, and below it one
+/// for each group, which begins with the address as a number of the machine.
+fn joined4(text: &str, interface: &str) -> impl Iterator<Item = Ipv4Addr> {
+    let name = |line: &str| {
+        let (index, rest) = line.split_once('\t')?;
+        let (name, _) = rest.split_once(':')?;
+        (!index.is_empty()).then(|| name.trim().to_owned())
+    };
+    let lines = text.lines();
+    let lines = lines.skip_while(move |line| name(line).is_none_or(|name| name != interface));
+    let groups = lines.skip(1).take_while(move |line| name(line).is_none());
+    groups.filter_map(|line| {
+        let group = u32::from_str_radix(line.split_whitespace().next()?, 16).ok()?;
+        Some(Ipv4Addr::from(group.to_ne_bytes()))
+    })
+}
+
+/// The groups of an interface in /proc/net/igmp6: index, name and group of each in a line.
+fn joined6(text: &str, interface: &str) -> impl Iterator<Item = Ipv6Addr> {
+    text.lines().filter_map(move |line| {
+        let mut words = line.split_whitespace().skip(1);
+        if words.next()? != interface {
+            return None;
+        }
+        let group = u128::from_str_radix(words.next()?, 16).ok()?;
+        Some(Ipv6Addr::from_bits(group))
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// As Linux prints them on a little-endian machine; a name of 15 characters leaves no space.
+    #[cfg(target_endian = "little")]
+    #[test]
+    fn the_groups_of_an_interface_are_read() {
+        let igmp = "Idx\tDevice    : Count Querier\tGroup    Users Timer\tReporter
+1\tlo        :     1      V3\n\t\t\t\t010000E0     1 0:00000000\t\t0
+2\ta-name-of-15-ch:     2      V3\n\t\t\t\tFB0000E0     1 0:00000000\t\t0
+\t\t\t\t010000E0     1 0:00000000\t\t0\n";
+        let groups = |name| {
+            joined4(igmp, name)
+                .map(|it| it.to_string())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(groups("lo"), ["224.0.0.1"]);
+        assert_eq!(groups("a-name-of-15-ch"), ["224.0.0.251", "224.0.0.1"]);
+        assert!(groups("a-name").is_empty());
+        let igmp6 = "1    lo              ff020000000000000000000000000001     1 0000000C 0
+2    eth0            ff0200000000000000000001ff000010     1 00000004 0\n";
+        let groups = |name| {
+            joined6(igmp6, name)
+                .map(|it| it.to_string())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(groups("eth0"), ["ff02::1:ff00:10"]);
+    }
 
     #[test]
     fn a_socket_takes_what_is_sent_to_its_address() {

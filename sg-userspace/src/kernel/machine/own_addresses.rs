@@ -1,7 +1,7 @@
 //! The addresses of the current network namespace, by interface.
 
 use std::collections::HashSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
@@ -12,6 +12,8 @@ use super::super::error::KernelError;
 /// The addresses of the current network namespace.
 pub(in crate::kernel) struct OwnAddresses {
     pub(in crate::kernel) all: HashSet<IpAddr>,
+    /// Those at which all of a network are reached.
+    pub(in crate::kernel) broadcast: HashSet<IpAddr>,
     /// Those of one interface, in the order in which the kernel has them, with their masks.
     of_interface: Vec<(IpAddr, Option<IpAddr>)>,
     pub(in crate::kernel) flags: InterfaceFlags,
@@ -23,6 +25,7 @@ impl OwnAddresses {
             getifaddrs().map_err(|e| KernelError::io("listing this host's addresses", e.into()))?;
         let mut own = OwnAddresses {
             all: HashSet::new(),
+            broadcast: HashSet::from([Ipv4Addr::BROADCAST.into()]),
             of_interface: Vec::new(),
             flags: InterfaceFlags::empty(),
         };
@@ -34,8 +37,11 @@ impl OwnAddresses {
             let address = one.address.as_ref().and_then(ip_of);
             if let Some(address) = address {
                 own.all.insert(address);
+                let mask = one.netmask.as_ref().and_then(ip_of);
+                if one.flags.contains(InterfaceFlags::IFF_BROADCAST) {
+                    own.broadcast.extend(broadcast_of(address, mask));
+                }
                 if is_it {
-                    let mask = one.netmask.as_ref().and_then(ip_of);
                     own.of_interface.push((address, mask));
                 }
             }
@@ -63,6 +69,15 @@ pub fn own_address(interface: &str, remote: IpAddr) -> Result<Option<IpAddr>, Ke
     Ok(found.map(|(address, _)| *address))
 }
 
+/// The last address of a network. Those with one or two addresses have none for all of them.
+fn broadcast_of(address: IpAddr, mask: Option<IpAddr>) -> Option<IpAddr> {
+    let (IpAddr::V4(address), IpAddr::V4(mask)) = (address, mask?) else {
+        return None;
+    };
+    let hosts = !mask.to_bits();
+    (hosts > 1).then(|| Ipv4Addr::from_bits(address.to_bits() | hosts).into())
+}
+
 /// The bits of an address that its network has.
 fn masked(address: IpAddr, mask: IpAddr) -> u128 {
     let bits = |address| match address {
@@ -81,6 +96,21 @@ pub(in crate::kernel) fn ip_of(address: &SockaddrStorage) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_last_address_of_a_network_is_for_all() {
+        let of = |a: &str, mask: &str| {
+            let all = broadcast_of(a.parse().unwrap(), Some(mask.parse().unwrap()));
+            all.map(|it| it.to_string())
+        };
+        assert_eq!(
+            of("192.0.2.9", "255.255.255.0").as_deref(),
+            Some("192.0.2.255")
+        );
+        assert_eq!(of("192.0.2.9", "255.255.255.254"), None);
+        assert_eq!(of("192.0.2.9", "255.255.255.255"), None);
+        assert_eq!(of("2001:db8::1", "ffff:ffff::"), None);
+    }
 
     #[test]
     fn networks_are_compared_by_their_masks() {
