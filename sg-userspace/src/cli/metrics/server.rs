@@ -1,5 +1,5 @@
 //! Serves metrics beside `run`, in a thread of its own, so that a slow scraper delays nothing else.
-//! There are few connections at a time, each has a few seconds, and what is read is bounded.
+//! How many connections there are and what is read of them is bounded, and each has a few seconds.
 
 use std::fmt;
 use std::fs;
@@ -23,8 +23,10 @@ use super::http::{self, Request, Status};
 use crate::cli::context::Context;
 use crate::cli::files::{self, IoAt};
 
-/// How many connections are served at the same time. Others wait.
-const CONNECTIONS: usize = 8;
+/// How many connections there are at the same time. Others wait.
+const CONNECTIONS: usize = 128;
+/// How many of them are answered at the same time, once they have asked: each answer may be long.
+const ANSWERS: usize = 8;
 /// How long a request, and then its answer, may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Who asks more often gets the same answer again, so that nobody keeps the machine busy.
@@ -233,6 +235,7 @@ impl Source {
 
 async fn accept(listener: Listener, source: Arc<Mutex<Source>>) {
     let free = Arc::new(Semaphore::new(CONNECTIONS));
+    let answers = Arc::new(Semaphore::new(ANSWERS));
     let listener = match listener {
         Listener::Tcp(tcp) => tokio::net::TcpListener::from_std(tcp).map(Polled::Tcp),
         Listener::Unix(unix) => tokio::net::UnixListener::from_std(unix).map(Polled::Unix),
@@ -245,17 +248,17 @@ async fn accept(listener: Listener, source: Arc<Mutex<Source>>) {
         let Ok(permit) = Arc::clone(&free).acquire_owned().await else {
             return;
         };
-        let source = Arc::clone(&source);
+        let (source, answers) = (Arc::clone(&source), Arc::clone(&answers));
         let accepted = match &listener {
             Polled::Tcp(tcp) => tcp.accept().await.map(|(stream, _)| {
                 tokio::spawn(async move {
-                    answer(stream, &source).await;
+                    answer(stream, &source, &answers).await;
                     drop(permit);
                 })
             }),
             Polled::Unix(unix) => unix.accept().await.map(|(stream, _)| {
                 tokio::spawn(async move {
-                    answer(stream, &source).await;
+                    answer(stream, &source, &answers).await;
                     drop(permit);
                 })
             }),
@@ -268,11 +271,19 @@ async fn accept(listener: Listener, source: Arc<Mutex<Source>>) {
 }
 
 /// Answers one request. If the other side is gone or too slow, nobody is left to tell.
-async fn answer<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, source: &Mutex<Source>) {
+async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
+    mut stream: S,
+    source: &Mutex<Source>,
+    answers: &Semaphore,
+) {
     let request = match timeout(PATIENCE, head(&mut stream)).await {
         Ok(Ok(request)) => request,
         Ok(Err(_)) => return,
         Err(_) => Request::Refused(Status::Timeout),
+    };
+    // Never closed.
+    let Ok(_turn) = answers.acquire().await else {
+        return;
     };
     let plain = "text/plain; charset=utf-8";
     let (head, body): (String, Arc<String>) = match request {
