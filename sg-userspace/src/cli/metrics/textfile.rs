@@ -2,7 +2,7 @@
 //! new file takes the place of the old one when it is whole.
 
 use std::fs::{self, OpenOptions, Permissions};
-use std::io::{self, Write as _};
+use std::io::{self, ErrorKind, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -13,13 +13,33 @@ use crate::cli::files;
 const MODE: u32 = 0o644;
 
 pub(super) fn write(path: &Path, text: &str) -> Result<(), Failure> {
+    let written = place(path).and_then(|path| replace(&path, text));
+    written.map_err(|source| files::not_written("writing the file of metrics", path, source).into())
+}
+
+/// The file that is replaced: the one that a link leads to, and nothing but a file. A device or a
+/// pipe would be gone for all others who use it.
+fn place(path: &Path) -> io::Result<PathBuf> {
+    let place = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    match fs::metadata(&place).map(|found| found.file_type()) {
+        Ok(kind) if kind.is_dir() => Err(ErrorKind::IsADirectory.into()),
+        Ok(kind) if !kind.is_file() => {
+            let words = "it is no file; without --textfile, metrics go to standard output";
+            Err(io::Error::new(ErrorKind::InvalidInput, words))
+        }
+        // What keeps it from being looked at keeps it from being written.
+        _ => Ok(place),
+    }
+}
+
+fn replace(path: &Path, text: &str) -> io::Result<()> {
     let beside = beside(path);
     let written = fill(&beside, text).and_then(|()| fs::rename(&beside, path));
-    written.map_err(|source| {
+    if written.is_err() {
         // If it is not there, there is nothing to remove.
         let _ = fs::remove_file(&beside);
-        files::not_written("writing the file of metrics", path, source).into()
-    })
+    }
+    written
 }
 
 /// The name of the new file until it is whole, in the same directory and so on the same file
@@ -59,11 +79,21 @@ mod tests {
         let other = dir.path().join("other.prom");
         fs::create_dir(&other).unwrap();
         assert!(write(&other, "text").is_err());
+        // A link leads to the file, and what is no file stays.
+        let link = dir.path().join("link.prom");
+        std::os::unix::fs::symlink("sgctl.prom", &link).unwrap();
+        write(&link, "third\n").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "third\n");
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        let socket = dir.path().join("socket");
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        assert!(write(&socket, "text").is_err());
         let mut names: Vec<_> = fs::read_dir(dir.path())
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
             .collect();
         names.sort();
-        assert_eq!(names, ["other.prom", "sgctl.prom"], "nothing else is left");
+        let expected = ["link.prom", "other.prom", "sgctl.prom", "socket"];
+        assert_eq!(names, expected, "nothing else is left");
     }
 }
