@@ -38,6 +38,11 @@ impl Columns {
         }
     }
 
+    /// Has lines name their interface from now on.
+    pub(super) fn show_interfaces(&mut self) {
+        self.shows_interface = true;
+    }
+
     /// The line, without the time. On a terminal it goes on below where there is no room for more:
     /// it is broken between its parts and never within one.
     pub(super) fn line(&mut self, screen: &Screen, packet: &LoggedPacket) -> String {

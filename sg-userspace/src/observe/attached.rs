@@ -209,6 +209,13 @@ pub fn other_layouts(bpffs: &Path, scope: &Scope) -> Result<Vec<KernelError>, Ke
         .collect())
 }
 
+/// The name that an interface has now, if it is in the current network namespace: it may have been
+/// renamed since its record was written.
+pub fn name_now(pins: &InterfacePins) -> Option<String> {
+    let is_here = netns::cookie().is_ok_and(|cookie| cookie == pins.netns_cookie);
+    is_here.then(|| interfaces::name_of(pins.ifindex)).flatten()
+}
+
 impl Attached {
     fn read(pins: InterfacePins) -> Result<Attached, KernelError> {
         let state = match State::read(&pins) {
@@ -227,11 +234,7 @@ impl Attached {
 
     /// The interface's name, from the kernel if it still exists, or else from its record.
     pub fn name(&self) -> Option<String> {
-        let is_here = netns::cookie().is_ok_and(|cookie| cookie == self.pins.netns_cookie);
-        let there = is_here
-            .then(|| interfaces::name_of(self.pins.ifindex))
-            .flatten();
-        there.or_else(|| {
+        name_now(&self.pins).or_else(|| {
             self.state
                 .as_ref()
                 .ok()
@@ -263,16 +266,7 @@ impl Attached {
     /// The names of the other interfaces of its attachment.
     pub fn shared_with(&self) -> Vec<String> {
         let others = self.others().into_iter();
-        others.map(|other| other.recorded_name()).collect()
-    }
-
-    /// The name in its record, or else its index.
-    fn recorded_name(&self) -> String {
-        let state = self.state.as_ref();
-        state.map_or_else(
-            |_| format!("#{}", self.pins.ifindex),
-            |state| state.interface.clone(),
-        )
+        others.map(|other| other.name_or_index()).collect()
     }
 
     /// The record, or an error with its remedy.

@@ -97,7 +97,11 @@ fn drops_are_shown_beside_run_and_other_watchers() {
 fn what_was_shown_is_counted_whatever_happens_to_the_interface() {
     let world = applied(POLICY);
     let path = world.dir.path().join("web.yaml");
-    let apply = || world.run(&["apply", path.to_str().unwrap(), "--iface", "nic"]).ok();
+    let apply = || {
+        world
+            .run(&["apply", path.to_str().unwrap(), "--iface", "nic"])
+            .ok()
+    };
     let sees = |running: &Running, port: u16| {
         let words = format!(r#""local_port":{port}"#);
         running.sees(&words, || world.send_udp_to_node(port));
@@ -123,13 +127,67 @@ fn what_was_shown_is_counted_whatever_happens_to_the_interface() {
     assert_eq!(code, Some(0), "{err}");
     let end: serde_json::Value = serde_json::from_str(lines.lines().last().unwrap()).unwrap();
     let rows = end["tally"].as_array().unwrap();
-    let sum = |of: &str| rows.iter().map(|row| row[of].as_u64().unwrap()).sum::<u64>();
+    let sum = |of: &str| {
+        rows.iter()
+            .map(|row| row[of].as_u64().unwrap())
+            .sum::<u64>()
+    };
     assert_eq!(Some(sum("delivered")), end["shown"].as_u64(), "{end}");
-    assert_eq!(sum("produced"), sum("delivered") + sum("suppressed"), "{end}");
+    assert_eq!(
+        sum("produced"),
+        sum("delivered") + sum("suppressed"),
+        "{end}"
+    );
     assert_eq!(sum("lost"), 0, "{end}");
     // A row for each rule and reason that was seen.
-    let decided: Vec<_> = rows.iter().map(|row| row["reason"].as_str().unwrap()).collect();
+    let decided: Vec<_> = rows
+        .iter()
+        .map(|row| row["reason"].as_str().unwrap())
+        .collect();
     assert_eq!(decided, ["no-match", "rule"], "{end}");
+}
+
+/// Proves O3: a watcher follows an interface that is renamed, and shows what is attached later if
+/// it was asked for, each line with its interface.
+#[test]
+fn a_watcher_follows_interfaces_that_are_renamed_or_come() {
+    let world = World::new();
+    let path = file(world.dir.path(), "web.yaml", POLICY);
+    let node = |words: &str| {
+        let all: Vec<&str> = words.split(' ').collect();
+        ip(&[&["-n", world.node.as_str()][..], &all].concat());
+    };
+    world.run(&["apply", &path, "--iface", "nic"]).ok();
+    let dropped = || world.send_udp_to_node(99);
+    let all = Running::following(&world, &[], "192.0.2.1:99", dropped);
+    let chosen = Running::following(&world, &["--iface", "nic*"], "192.0.2.1:99", dropped);
+    node("link set nic name nic9");
+    for log in [&all, &chosen] {
+        log.sees("nic9 drop in  udp", dropped);
+    }
+    node("link add nic7 type veth peer name end7");
+    node("link set nic7 up");
+    node("link set end7 up");
+    node("addr add 203.0.113.1/24 dev nic7");
+    node("neigh replace 203.0.113.2 lladdr 02:00:00:00:00:07 nud permanent dev nic7");
+    let send = || {
+        let send = "echo x > /dev/udp/203.0.113.2/9";
+        let sent = Command::new("ip")
+            .args(["netns", "exec", &world.node, "bash", "-c", send])
+            .output();
+        assert!(sent.is_ok(), "the tests need iproute2");
+    };
+    // In an attachment of its own.
+    world.run(&["apply", &path, "--iface", "nic7"]).ok();
+    for log in [&all, &chosen] {
+        log.sees("nic7 drop out udp", send);
+    }
+    let named = world.run(&["log", "--iface", "nic9", "--last", "1"]);
+    assert!(named.out.contains("192.0.2.1:99"), "{}", named.all());
+    let (code, err) = all.end(Signal::SIGINT);
+    assert_eq!(code, Some(0));
+    assert!(err.contains("nic7: attached; shown from now on"), "{err}");
+    assert!(chosen.end(Signal::SIGINT).1.contains("nic7: attached"));
 }
 
 /// Proves O3: the newest events are still there when somebody asks later, and filters choose.

@@ -117,7 +117,7 @@ impl Log {
                     files: self.files,
                 };
                 let names = sources.names();
-                Some(Capture::create(path, self.snap, rotation, names)?)
+                Some(Capture::create(path, self.snap, rotation, &names)?)
             }
         };
         let asked = Asked {

@@ -98,10 +98,11 @@ impl<'a> Session<'a> {
         sources: Sources,
         capture: Option<Capture>,
     ) -> Session<'a> {
+        let names = sources.names();
         Session {
             context,
-            columns: Columns::new(sources.names().len() > 1),
-            first: sources.names().first().cloned().unwrap_or_default(),
+            columns: Columns::new(names.len() > 1),
+            first: names.into_iter().next().unwrap_or_default(),
             sources,
             asked,
             capture,
@@ -355,6 +356,9 @@ impl<'a> Session<'a> {
                 let _ = writeln!(out, "{text}");
             }
         } else if self.capture.is_none() {
+            if packets.iter().any(|packet| packet.interface != self.first) {
+                self.columns.show_interfaces();
+            }
             let mut screen = self.context.out;
             // Somebody may have made the window wider.
             screen.measure();

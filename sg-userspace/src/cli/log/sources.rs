@@ -1,7 +1,8 @@
 //! Where the events of `log` come from: a reader for each attachment that it is about.
 
 use sg_userspace::kernel::KernelError;
-use sg_userspace::observe::attached::{Attached, attached};
+use sg_userspace::kernel::pins::InterfacePins;
+use sg_userspace::observe::attached::{Attached, attached, name_now};
 use sg_userspace::observe::events::{Events, Logged, LoggedPacket, Tally};
 use sg_userspace::observe::pace::Pace;
 use sg_userspace::observe::status::Standing;
@@ -26,11 +27,14 @@ pub(super) struct Sources {
     late: Logged,
     /// What became of the events of attachments that are gone.
     over: Vec<Tally>,
-    names: Vec<String>,
+    /// The interfaces that are asked for, with the names that they have now.
+    interfaces: Vec<(InterfacePins, String)>,
     /// Whether events of other interfaces of an attachment are left out.
     is_chosen: bool,
     ifaces: Vec<String>,
     snap: u32,
+    /// How often it is looked what else is attached.
+    listing: Pace,
     /// How often it is looked whether the interfaces enforce their policies, and what was said of
     /// that last.
     health: Pace,
@@ -49,15 +53,15 @@ impl Sources {
         mode: Mode,
         snap: u32,
     ) -> Result<Sources, KernelError> {
-        let names = found.iter().filter_map(Attached::name).collect();
         let mut sources = Sources {
             readers: Vec::new(),
             late: Logged::default(),
             over: Vec::new(),
-            names,
+            interfaces: Vec::new(),
             is_chosen: !ifaces.names.is_empty(),
             ifaces: ifaces.names.clone(),
             snap,
+            listing: Pace::default(),
             health: Pace::default(),
             said: String::new(),
         };
@@ -65,11 +69,24 @@ impl Sources {
         Ok(sources)
     }
 
-    /// Adds readers of attachments that have none.
-    fn add(&mut self, found: Vec<Attached>, mode: Mode) -> Result<(), KernelError> {
+    /// Adds these interfaces, and readers of attachments that have none. Returns the interfaces
+    /// that are new.
+    fn add(&mut self, found: Vec<Attached>, mode: Mode) -> Result<Vec<String>, KernelError> {
+        let mut new = Vec::new();
         for one in found {
-            let is_known = |known: &Reader| known.attached.pins.shares_with(&one.pins);
-            if self.readers.iter().any(is_known) {
+            let name = one.name_or_index();
+            let is_read = |known: &Reader| known.attached.pins.shares_with(&one.pins);
+            let is_read = self.readers.iter().any(is_read);
+            let is_known = self.interfaces.iter().any(|(pins, _)| *pins == one.pins);
+            if !is_known {
+                // One that is made anew has the name of another.
+                self.interfaces.retain(|(_, before)| *before != name);
+                self.interfaces.push((one.pins.clone(), name.clone()));
+            }
+            if !is_known || !is_read {
+                new.push(name);
+            }
+            if is_read {
                 continue;
             }
             let events = match mode {
@@ -82,11 +99,12 @@ impl Sources {
                 attached: one,
             });
         }
-        Ok(())
+        Ok(new)
     }
 
-    pub(super) fn names(&self) -> &[String] {
-        &self.names
+    pub(super) fn names(&self) -> Vec<String> {
+        let names = self.interfaces.iter().map(|(_, name)| name.clone());
+        names.collect()
     }
 
     /// Whether events of other interfaces of an attachment are left out.
@@ -96,7 +114,7 @@ impl Sources {
 
     /// Whether events of this interface are wanted.
     pub(super) fn takes(&self, interface: &str) -> bool {
-        !self.is_chosen || self.names.iter().any(|name| name == interface)
+        !self.is_chosen || self.interfaces.iter().any(|(_, name)| name == interface)
     }
 
     /// Warnings about interfaces that do not enforce their policies: what passes there unjudged has
@@ -130,6 +148,11 @@ impl Sources {
             add(&mut all, reader.events.drain()?);
         }
         all.packets.sort_by_key(|packet| packet.at);
+        for (pins, name) in &mut self.interfaces {
+            if let Some(now) = name_now(pins) {
+                *name = now;
+            }
+        }
         Ok(all)
     }
 
@@ -152,10 +175,11 @@ impl Sources {
         std::mem::take(&mut self.late)
     }
 
-    /// Looks whether what is read is still attached, and reads what has taken its place. Returns
-    /// what is to be said about it.
+    /// Looks whether what is read is still attached, and reads what has taken its place, or is
+    /// attached beside it. Returns what is to be said about it.
     pub(super) fn look(&mut self, context: &Context) -> Result<Vec<String>, KernelError> {
-        if !self.readers.is_empty() && !self.readers.iter().any(|one| one.events.is_over()) {
+        let is_over = self.readers.iter().any(|one| one.events.is_over());
+        if !is_over && !self.readers.is_empty() && !self.listing.is_due() {
             return Ok(Vec::new());
         }
         let mut lines = Vec::new();
@@ -173,9 +197,16 @@ impl Sources {
         let ifaces = Ifaces {
             names: self.ifaces.clone(),
         };
-        match attached(&context.bpffs, &context.here(&ifaces)) {
-            Ok(found) => self.add(found, Mode::Watch)?,
+        let scope = context.here(&ifaces);
+        let found = self.listing.pass(|| attached(&context.bpffs, &scope));
+        match found.and_then(|found| self.add(found, Mode::Watch)) {
+            Ok(new) => {
+                let new = new.into_iter();
+                lines.extend(new.map(|name| format!("{name}: attached; shown from now on")));
+            }
             Err(KernelError::NotAttached { .. } | KernelError::NoInterface { .. }) => {}
+            // A policy may be on its way. What is watched goes on, and it is tried again soon.
+            Err(_) if !self.readers.is_empty() => {}
             Err(error) => return Err(error),
         }
         Ok(lines)

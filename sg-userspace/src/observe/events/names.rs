@@ -21,6 +21,7 @@ use crate::kernel::event_ring::Taken;
 use crate::kernel::pins::InterfacePins;
 use crate::kernel::state::{SlotOwner, State, no_match, reason_of_slot};
 use crate::kernel::trial::monotonic_offset;
+use crate::observe::attached::name_now;
 use crate::observe::decided::DecidedBy;
 
 /// The names of one attachment.
@@ -50,17 +51,27 @@ impl Names {
         packets.map(|one| self.packet(one, booted)).collect()
     }
 
-    /// Reads the records, unless they are the same as before.
+    /// Reads the records, unless they are the same as before, and what the interfaces are called
+    /// now.
     pub(super) fn refresh(&mut self, pins: &InterfacePins) -> Result<(), KernelError> {
         let all = pins.of_attachment()?;
         let record = |one: &InterfacePins| fs::metadata(one.state()).ok().map(|it| it.ino());
         let found: Vec<_> = all.iter().map(|one| (one.ifindex, record(one))).collect();
-        if found == self.read {
-            return Ok(());
+        if found != self.read {
+            self.read_records(&all)?;
+            self.read = found;
         }
+        for one in &all {
+            let name = name_now(one);
+            self.interfaces.extend(name.map(|name| (one.ifindex, name)));
+        }
+        Ok(())
+    }
+
+    fn read_records(&mut self, all: &[InterfacePins]) -> Result<(), KernelError> {
         let (mut rules, mut reasons) = (HashMap::new(), HashMap::new());
         let mut candidates = HashMap::new();
-        for one in &all {
+        for one in all {
             let Some(state) = State::read(one)? else {
                 continue;
             };
@@ -77,7 +88,7 @@ impl Names {
                 candidates.extend(says.map(|says| (owner.slot, says)));
             }
         }
-        (self.rules, self.read) = (rules, found);
+        self.rules = rules;
         (self.reasons, self.candidates) = (reasons, candidates);
         Ok(())
     }
