@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use sg_userspace::kernel::bpffs::DEFAULT_PATH;
+use textwrap::core::display_width;
 
 /// How a command in a message begins.
 const COMMAND: &str = "`sgctl ";
@@ -85,6 +86,15 @@ pub(super) fn placed_in<'a>(text: &'a str, netns: Option<&str>) -> Cow<'a, str> 
     Options { netns, bpffs: None }.add_to(text)
 }
 
+/// One line: what is said, and the command that says more as it has to be typed. Where it has no
+/// room for that it has the command's name and arguments, and where it has none for these neither.
+pub(super) fn with_command(what: String, command: &str, width: Option<usize>) -> String {
+    let typed = placed(&format!("{what}: {COMMAND}{command}`")).into_owned();
+    let named = format!("{what}: `{command}`");
+    let has_room = |line: &String| width.is_none_or(|width| display_width(line) <= width);
+    [typed, named].into_iter().find(has_room).unwrap_or(what)
+}
+
 /// A word as a shell takes it.
 fn quoted(word: &str) -> Cow<'_, str> {
     let is_plain = |c: char| c.is_alphanumeric() || "-_./:@%+=".contains(c);
@@ -136,6 +146,11 @@ mod tests {
             // A text may come by twice.
             assert_eq!(options.add_to(&placed), expected);
         }
+        let more = |width| with_command("3 more".into(), "status", width);
+        let all = [None, Some(22), Some(21), Some(16), Some(15)].map(more);
+        let typed = "3 more: `sgctl status`";
+        let named = "3 more: `status`";
+        assert_eq!(all, [typed, typed, named, named, "3 more"]);
         assert_eq!(placed_in("`sgctl confirm`", None), "`sgctl confirm`");
         let there = placed_in("`sgctl confirm`", Some("node2"));
         assert_eq!(

@@ -266,6 +266,24 @@ fn a_rule_is_found_by_typing_and_has_the_count_of_what_was_sent() {
     tty.assert_restored(0);
 }
 
+/// What a note says to type works there: it has the options that the screen was started with.
+#[test]
+fn its_commands_have_the_options_that_they_need() {
+    let world = World::new();
+    let path = file(world.dir.path(), "p.yaml", POLICY);
+    let words = ["apply", &path, "--iface", "nic", "--confirm-within", "10m"];
+    world.run(&words).ok();
+    let mut tty = Tty::top(&world, &[], &[]);
+    let typed = world.typed("confirm");
+    tty.until("the command", |tty| {
+        let contents = tty.contents();
+        let lines: Vec<&str> = contents.lines().map(str::trim_end).collect();
+        lines.join(" ").contains(&typed)
+    });
+    tty.press("q");
+    tty.assert_restored(0);
+}
+
 /// However it ends, the terminal has its modes, its cursor and its screen again.
 #[test]
 fn the_terminal_is_restored_after_any_end() {

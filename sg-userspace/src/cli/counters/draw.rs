@@ -10,6 +10,7 @@ use sg_userspace::observe::status::Standing;
 use super::choice::Choice;
 use super::rows::{Row, Rows};
 use crate::cli::health;
+use crate::cli::placed::with_command;
 use crate::cli::rates::{Rate, Rates};
 use crate::cli::screen::{Paint, Screen, clip, paint_of};
 use crate::cli::table::{Column, Table};
@@ -103,7 +104,7 @@ fn table(screen: &Screen, one: &Counters, look: Look<'_>, lines: Option<usize>) 
         rows.keep_busiest(room);
         out = build(screen, one, look.rates, &rows, shortest);
     }
-    if let Some(note) = left_out(one, &rows, rows.lower > hidden) {
+    if let Some(note) = left_out(screen, one, &rows, rows.lower > hidden) {
         out.push_str(&screen.paint(Paint::Dim, clip(&note, screen.width)));
         out.push('\n');
     }
@@ -111,7 +112,7 @@ fn table(screen: &Screen, one: &Counters, look: Look<'_>, lines: Option<usize>) 
 }
 
 /// How many rows are not shown. `is_too_low` is whether the terminal has no room for them.
-fn left_out(one: &Counters, rows: &Rows<'_>, is_too_low: bool) -> Option<String> {
+fn left_out(screen: &Screen, one: &Counters, rows: &Rows<'_>, is_too_low: bool) -> Option<String> {
     let zeros = match rows.zeros {
         0 => None,
         1 => Some("1 row is at zero".to_owned()),
@@ -122,14 +123,12 @@ fn left_out(one: &Counters, rows: &Rows<'_>, is_too_low: bool) -> Option<String>
         n => Some(format!("and {}", count(n, "more row"))),
     };
     let parts: Vec<String> = lower.into_iter().chain(zeros).collect();
-    let how = match is_too_low {
-        true => format!(
-            ": `sgctl counters --iface {}`",
-            clean(&one.standing.interface)
-        ),
-        false => String::new(),
-    };
-    (!parts.is_empty()).then(|| format!("{}{how}", parts.join("; ")))
+    let what = parts.join("; ");
+    let command = format!("counters --iface {}", clean(&one.standing.interface));
+    (!what.is_empty()).then(|| match is_too_low {
+        true => with_command(what, &command, screen.width),
+        false => what,
+    })
 }
 
 /// How much room words take.

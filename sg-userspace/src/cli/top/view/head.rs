@@ -8,10 +8,12 @@ use ratatui::text::{Line, Span};
 use sg_common::verdict::Direction;
 use sg_userspace::observe::candidate::CandidateStatus;
 use sg_userspace::observe::status::Health;
+use textwrap::{WordSeparator, WordSplitter};
 
 use super::pen::{Now, Pen};
 use crate::cli::candidate::compared;
 use crate::cli::health;
+use crate::cli::placed::{placed, with_command};
 use crate::cli::screen::Paint;
 use crate::cli::top::model::{About, Direct, Flows, Model, Table};
 use crate::cli::units::{bit_rate, count, left, packet_rate, since, thousands};
@@ -28,7 +30,12 @@ pub(super) fn height(model: &Model, now: &Now, width: u16) -> u16 {
 /// The notes in lines, at most so many.
 fn note_lines(model: &Model, now: &Now, width: usize) -> Vec<(Paint, String)> {
     let wrapped = |(paint, note): (Paint, String)| {
-        let lines = textwrap::wrap(&note, width).into_iter();
+        let note = placed(&note);
+        // Names are never broken, so that they can be copied.
+        let options = textwrap::Options::new(width)
+            .word_separator(WordSeparator::AsciiSpace)
+            .word_splitter(WordSplitter::NoHyphenation);
+        let lines = textwrap::wrap(&note, options).into_iter();
         let lines = lines.map(|line| (paint, line.into_owned()));
         lines.collect::<Vec<_>>()
     };
@@ -36,7 +43,8 @@ fn note_lines(model: &Model, now: &Now, width: usize) -> Vec<(Paint, String)> {
     let mut lines: Vec<(Paint, String)> = notes.flat_map(wrapped).collect();
     if lines.len() > NOTES {
         lines.truncate(NOTES - 1);
-        lines.push((Paint::Red, "and more: `sgctl status`".to_owned()));
+        let more = with_command("and more".to_owned(), "status", Some(width));
+        lines.push((Paint::Red, more));
     }
     lines
 }
