@@ -13,23 +13,23 @@ use crate::cli::files;
 const MODE: u32 = 0o644;
 
 pub(super) fn write(path: &Path, text: &str) -> Result<(), Failure> {
-    let written = place(path).and_then(|path| replace(&path, text));
+    let written = check(path).and_then(|()| replace(path, text));
     written.map_err(|source| files::not_written("writing the file of metrics", path, source).into())
 }
 
-/// The file that is replaced: the one that a link leads to, and nothing but a file. A device or a
-/// pipe would be gone for all others who use it.
-fn place(path: &Path) -> io::Result<PathBuf> {
-    let place = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    match fs::metadata(&place).map(|found| found.file_type()) {
-        Ok(kind) if kind.is_dir() => Err(ErrorKind::IsADirectory.into()),
+/// Nothing but a file is replaced: a device or a pipe would be gone for all others who use it. A
+/// link is not followed, since whoever owns the directory of the collector could lead it anywhere.
+fn check(path: &Path) -> io::Result<()> {
+    let words = match fs::symlink_metadata(path).map(|found| found.file_type()) {
+        Ok(kind) if kind.is_dir() => return Err(ErrorKind::IsADirectory.into()),
+        Ok(kind) if kind.is_symlink() => "it is a link: name the file itself",
         Ok(kind) if !kind.is_file() => {
-            let words = "it is no file; without --textfile, metrics go to standard output";
-            Err(io::Error::new(ErrorKind::InvalidInput, words))
+            "it is no file; without --textfile, metrics go to standard output"
         }
         // What keeps it from being looked at keeps it from being written.
-        _ => Ok(place),
-    }
+        _ => return Ok(()),
+    };
+    Err(io::Error::new(ErrorKind::InvalidInput, words))
 }
 
 fn replace(path: &Path, text: &str) -> io::Result<()> {
@@ -79,11 +79,11 @@ mod tests {
         let other = dir.path().join("other.prom");
         fs::create_dir(&other).unwrap();
         assert!(write(&other, "text").is_err());
-        // A link leads to the file, and what is no file stays.
+        // What is no file stays, and so does what a link leads to.
         let link = dir.path().join("link.prom");
         std::os::unix::fs::symlink("sgctl.prom", &link).unwrap();
-        write(&link, "third\n").unwrap();
-        assert_eq!(fs::read_to_string(&path).unwrap(), "third\n");
+        assert!(write(&link, "third\n").is_err());
+        assert_eq!(fs::read_to_string(&path).unwrap(), "second\n");
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
         let socket = dir.path().join("socket");
         let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
