@@ -186,6 +186,9 @@ fn details(packet: &LoggedPacket) -> Vec<String> {
             (None, code) => format!("type {kind}/{code}"),
         });
     }
+    if packet.later_fragment {
+        parts.push("later fragment".to_owned());
+    }
     if packet.packets > 1 {
         parts.push(format!("{} packets", packet.packets));
     }
@@ -319,6 +322,7 @@ pub(super) fn syn() -> LoggedPacket {
         ether_type: 0x0800,
         vlans: Vec::new(),
         protocol: Some(6),
+        later_fragment: false,
         local: Some([10, 0, 0, 5].into()),
         local_port: Some(3306),
         remote: Some([203, 0, 113, 9].into()),
@@ -493,6 +497,22 @@ mod tests {
         );
         // With a time in front there is room in 80 columns.
         assert!(lines[0].len() + "12:34:56.789 ".len() <= 80);
+    }
+
+    #[test]
+    fn a_later_fragment_says_why_it_has_no_ports() {
+        let fragment = LoggedPacket {
+            protocol: Some(17),
+            later_fragment: true,
+            local_port: None,
+            remote_port: None,
+            tcp_flags: None,
+            ..syn()
+        };
+        assert_eq!(
+            Columns::new(false).line(&screen(None), &fragment),
+            "drop in  udp 203.0.113.9       > 10.0.0.5      later fragment 60 B no-match"
+        );
     }
 
     /// Where the columns leave no room for the rest of a row, the row does without them.

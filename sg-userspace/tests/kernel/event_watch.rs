@@ -99,6 +99,10 @@ fn what_is_dropped_is_seen_as_it_was_sent() {
                 frame("udp 198.51.100.1:1 > 192.0.2.1:2").fragment4(5, 10, true),
                 "drop inbound udp 198.51.100.1 → 192.0.2.1, 66 bytes, fragment",
             ),
+            (
+                frame("udp [2001:db8::9]:1 > [2001:db8::1]:2").fragment6(5, 10, true),
+                "drop inbound udp 2001:db8::9 → 2001:db8::1, 94 bytes, fragment",
+            ),
             // A header length of 4 words.
             (
                 frame("udp 198.51.100.1:1 > 192.0.2.1:2").set(0, &[0x44]),
@@ -127,8 +131,9 @@ fn what_is_dropped_is_seen_as_it_was_sent() {
         expected.push("drop outbound udp 192.0.2.1:9 → 198.51.100.1:53, 66 bytes, no-match");
         let found: Vec<String> = seen.packets.iter().map(line).collect();
         assert_eq!(found, expected);
-        for (packet, (frame, _)) in seen.packets.iter().zip(&sent) {
+        for (packet, (frame, line)) in seen.packets.iter().zip(&sent) {
             let len = frame.bytes().len().min(128);
+            assert_eq!(packet.later_fragment, line.ends_with("fragment"), "{line}");
             assert_eq!(packet.head, &frame.bytes()[..len], "{packet}");
             assert_eq!((packet.interface.as_str(), packet.generation), ("sg0", 1));
             assert_eq!((packet.verdict, packet.packets), (Action::Drop, 1));

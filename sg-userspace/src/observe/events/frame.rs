@@ -1,7 +1,9 @@
-//! What the first bytes of a frame say: its VLANs, its type, and the ends of a packet that the
-//! packet path has not parsed, for it is malformed.
+//! What the first bytes of a frame say: its VLANs, its type, and the protocol and the ends of a
+//! packet that the packet path has not parsed, for it is malformed or a later fragment.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use sg_common::protocol::IPPROTO_AH;
 
 /// IEEE 802 numbers.
 const VLAN: [u16; 2] = [0x8100, 0x88a8];
@@ -14,7 +16,8 @@ pub(super) struct Headers {
     /// The outer one first.
     pub(super) vlans: Vec<u16>,
     pub(super) ether_type: u16,
-    /// Protocol, source and destination of an IP header that is whole.
+    /// Protocol, source and destination of an IP header that is whole. The protocol of IPv6 is the
+    /// number behind all extension headers that are there.
     pub(super) ip: Option<(u8, IpAddr, IpAddr)>,
 }
 
@@ -75,10 +78,32 @@ fn ip(ether_type: u16, packet: &[u8]) -> Option<(u8, IpAddr, IpAddr)> {
                 let bytes: [u8; 16] = *header.get(at..)?.first_chunk()?;
                 Some(Ipv6Addr::from(bytes).into())
             };
-            Some((header[6], address(8)?, address(24)?))
+            let protocol = behind_extensions(header[6], &packet[40..]);
+            Some((protocol, address(8)?, address(24)?))
         }
         _ => None,
     }
+}
+
+/// By RFC 8200 section 4, and for the authentication header by RFC 4302 section 2.2.
+fn behind_extensions(mut protocol: u8, mut rest: &[u8]) -> u8 {
+    const HOP_BY_HOP: u8 = 0;
+    const ROUTING: u8 = 43;
+    const FRAGMENT: u8 = 44;
+    const DESTINATION_OPTIONS: u8 = 60;
+    while let Some(&[next, length, high, low]) = rest.first_chunk() {
+        let length = usize::from(length);
+        let (len, is_last) = match protocol {
+            HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS => ((length + 1) * 8, false),
+            IPPROTO_AH => ((length + 2) * 4, false),
+            // What a later fragment has behind its header is no header.
+            FRAGMENT => (8, u16::from_be_bytes([high, low]) >> 3 != 0),
+            _ => break,
+        };
+        protocol = next;
+        rest = rest.get(len..).filter(|_| !is_last).unwrap_or_default();
+    }
+    protocol
 }
 
 #[cfg(test)]
@@ -122,5 +147,25 @@ mod tests {
         let (protocol, source, _) = headers.ip.unwrap();
         assert_eq!((protocol, source), (6, IpAddr::from([1; 16])));
         assert!(headers.is_ip() && headers.vlans.is_empty());
+    }
+    #[test]
+    fn the_protocol_of_ipv6_is_behind_its_extension_headers() {
+        const OPTIONS: [u8; 8] = [51, 0, 0, 0, 0, 0, 0, 0];
+        const AUTHENTICATION: [u8; 12] = [44, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        let fragment = |next: u8, offset: u16| {
+            let [high, low] = (offset << 3).to_be_bytes();
+            [next, 0, high, low, 0, 0, 0, 1]
+        };
+        let of = |first: u8, headers: &[&[u8]]| behind_extensions(first, &headers.concat());
+        let chain = |last: &[u8]| of(60, &[&OPTIONS, &AUTHENTICATION, last, &[17; 8]]);
+        assert_eq!(chain(&fragment(17, 9)), 17);
+        // Behind the header of a first fragment there may be others, behind that of a later one
+        // not.
+        assert_eq!(of(44, &[&fragment(60, 0), &[6; 8]]), 6);
+        assert_eq!(of(44, &[&fragment(60, 9), &[6; 8]]), 60);
+        // As far as they are there.
+        assert_eq!(of(60, &[&OPTIONS]), 51);
+        assert_eq!(of(60, &[&OPTIONS[..2]]), 60);
+        assert_eq!(of(50, &[&OPTIONS]), 50);
     }
 }

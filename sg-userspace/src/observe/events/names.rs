@@ -140,6 +140,7 @@ impl Names {
             ether_type: headers.ether_type,
             vlans: headers.vlans,
             protocol: ends.protocol,
+            later_fragment: ends.is_later_fragment,
             local: ends.local,
             local_port: has_ports.then_some(event.local_port),
             remote: ends.remote,
@@ -229,6 +230,8 @@ struct Ends {
     remote: Option<IpAddr>,
     /// Whether ports and ICMP message are known too.
     is_parsed: bool,
+    /// Whether it is a fragment that is not the first, and has none of these.
+    is_later_fragment: bool,
 }
 
 impl Ends {
@@ -244,12 +247,16 @@ impl Ends {
             DecidedBy::Reason(Reason::Malformed | Reason::MalformedAudited)
         );
         if !is_broken && headers.is_ip() {
+            let is_later_fragment = event.marks & LATER_FRAGMENT != 0;
+            // The packet path stops at the header of a fragment, and its first bytes say more.
+            let said = headers.ip.filter(|_| is_later_fragment);
             return Ends {
-                protocol: Some(event.protocol),
+                protocol: Some(said.map_or(event.protocol, |(protocol, ..)| protocol)),
                 is_v6: event.v6 != 0,
                 local: Some(address(event.local)),
                 remote: Some(address(event.remote)),
-                is_parsed: event.marks & LATER_FRAGMENT == 0,
+                is_parsed: !is_later_fragment,
+                is_later_fragment,
             };
         }
         let (protocol, source, destination) = match headers.ip {
@@ -268,6 +275,7 @@ impl Ends {
             local,
             remote,
             is_parsed: false,
+            is_later_fragment: false,
         }
     }
 }

@@ -29,6 +29,9 @@ pub struct LoggedPacket {
     pub vlans: Vec<u16>,
     /// Null if the frame is not IP, or too broken to tell, as are both ends.
     pub protocol: Option<u8>,
+    /// Whether it is a fragment that is not the first, and so has no ports. Left out if it is not.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub later_fragment: bool,
     pub local: Option<IpAddr>,
     pub local_port: Option<u16>,
     pub remote: Option<IpAddr>,
