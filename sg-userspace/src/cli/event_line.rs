@@ -94,10 +94,8 @@ fn row(screen: &Screen, packet: &LoggedPacket, cells: &[String; 6], widths: &[us
             1 => line.add(&screen.paint(paint_of(packet.verdict), cell), len),
             _ => line.add(cell, len),
         }
-        line.add(
-            &" ".repeat(width.saturating_sub(len)),
-            width.saturating_sub(len),
-        );
+        let blank = width.saturating_sub(len);
+        line.add(&" ".repeat(blank), blank);
     }
     for part in details(packet) {
         line.part(&part);
@@ -463,20 +461,26 @@ mod tests {
         assert_eq!(flags_of(0), "no flags");
     }
 
-    #[test]
-    fn lines_stand_below_each_other() {
-        let screen = screen(None);
-        let mut columns = Columns::new(false);
-        let ping = LoggedPacket {
+    fn ping() -> LoggedPacket {
+        LoggedPacket {
             protocol: Some(1),
             local_port: None,
             remote_port: None,
             tcp_flags: None,
             icmp_type: Some(8),
             icmp_code: Some(0),
+            ..syn()
+        }
+    }
+
+    #[test]
+    fn lines_stand_below_each_other() {
+        let screen = screen(None);
+        let mut columns = Columns::new(false);
+        let ping = LoggedPacket {
             verdict: Action::Accept,
             vlans: vec![7],
-            ..syn()
+            ..ping()
         };
         let by_rule = LoggedPacket {
             reason: DecidedBy::Rule,
@@ -520,16 +524,7 @@ mod tests {
     fn a_row_without_room_gives_up_its_columns() {
         let screen = screen(Some(80));
         let mut columns = Columns::new(false);
-        let ping = LoggedPacket {
-            protocol: Some(1),
-            local_port: None,
-            remote_port: None,
-            tcp_flags: None,
-            icmp_type: Some(8),
-            icmp_code: Some(0),
-            ..syn()
-        };
-        let lines = [syn(), ping, syn()].map(|packet| columns.line(&screen, &packet));
+        let lines = [syn(), ping(), syn()].map(|packet| columns.line(&screen, &packet));
         assert_eq!(
             lines,
             [

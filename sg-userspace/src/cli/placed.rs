@@ -86,8 +86,8 @@ pub(super) fn placed_in<'a>(text: &'a str, netns: Option<&str>) -> Cow<'a, str> 
     Options { netns, bpffs: None }.add_to(text)
 }
 
-/// One line: what is said, and the command that says more as it has to be typed. Where it has no
-/// room for that it has the command's name and arguments, and where it has none for these neither.
+/// What is said and the command that says more, on one line: the command as it has to be typed if
+/// that fits, else without `sgctl` and its options, else not at all.
 pub(super) fn with_command(what: String, command: &str, width: Option<usize>) -> String {
     let typed = placed(&format!("{what}: {COMMAND}{command}`")).into_owned();
     let named = format!("{what}: `{command}`");

@@ -257,7 +257,7 @@ fn a_frame_fits_the_terminal() {
         let said = said.join(" ");
         assert!(said.contains(" 41 accept icmp from any"), "{first}");
         assert_eq!(said.matches(" total ").count(), 2, "{first}");
-        // With the options it has no room.
+        // There is no room for the command with its options.
         let more = "more rows: `counters --iface nic`";
         assert!(first.contains(more), "{first}");
         // The `^C` that the terminal echoes is erased again.

@@ -115,8 +115,8 @@ impl Ssh<'_> {
                 .split_whitespace()
                 .filter_map(|id| id.parse::<u32>().ok())
             {
-                // What is stopped starts nothing more. What is killed loses its children, which
-                // nobody would find then.
+                // A stopped process starts no more children. Those of a killed one get another
+                // parent, and would not be found.
                 send(child, Signal::SIGSTOP);
                 todo.push(child);
                 all.push(child);

@@ -1,5 +1,5 @@
-//! Where a capture goes: in whole blocks, so that a file for whose next block there is no room can
-//! still be read.
+//! Writes a capture so that a file ends with a whole block and can be read, also where the disk is
+//! full.
 
 use std::fs::File;
 use std::io::{self, Write as _};

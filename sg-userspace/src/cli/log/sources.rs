@@ -205,7 +205,8 @@ impl Sources {
                 lines.extend(new.map(|name| format!("{name}: attached; shown from now on")));
             }
             Err(KernelError::NotAttached { .. } | KernelError::NoInterface { .. }) => {}
-            // A policy may be on its way. What is watched goes on, and it is tried again soon.
+            // As while a policy is being applied. What is watched goes on; the next look tries
+            // again.
             Err(_) if !self.readers.is_empty() => {}
             Err(error) => return Err(error),
         }

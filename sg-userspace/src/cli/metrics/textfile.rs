@@ -18,7 +18,7 @@ pub(super) fn write(path: &Path, text: &str) -> Result<(), Failure> {
 }
 
 /// Nothing but a file is replaced: a device or a pipe would be gone for all others who use it. A
-/// link is not followed, since whoever owns the directory of the collector could lead it anywhere.
+/// link is not followed: whoever may write to the collector's directory could point it at any file.
 fn check(path: &Path) -> io::Result<()> {
     let words = match fs::symlink_metadata(path).map(|found| found.file_type()) {
         Ok(kind) if kind.is_dir() => return Err(ErrorKind::IsADirectory.into()),

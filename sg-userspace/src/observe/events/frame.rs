@@ -148,6 +148,7 @@ mod tests {
         assert_eq!((protocol, source), (6, IpAddr::from([1; 16])));
         assert!(headers.is_ip() && headers.vlans.is_empty());
     }
+
     #[test]
     fn the_protocol_of_ipv6_is_behind_its_extension_headers() {
         const OPTIONS: [u8; 8] = [51, 0, 0, 0, 0, 0, 0, 0];

@@ -270,9 +270,8 @@ impl Events {
 
     /// How many events more were suppressed than it was said before.
     fn more_suppressed(&mut self) -> u64 {
-        let all = self.last.suppressed();
-        let all = all.saturating_sub(self.from.suppressed());
-        let more = all.saturating_sub(self.suppressed);
+        let known = self.from.suppressed() + self.suppressed;
+        let more = self.last.suppressed().saturating_sub(known);
         self.suppressed += more;
         more
     }

@@ -121,18 +121,19 @@ impl Counts {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Delivered {
     by_map: BTreeMap<(u32, u32), u64>,
-    /// Those of an interface since its map was noted last, by its index.
-    by_index: BTreeMap<(u32, u32), u64>,
     /// The map of each index.
     maps: BTreeMap<u32, u32>,
+    /// Those of interfaces whose map is not known yet, by index and slot.
+    waiting: BTreeMap<(u32, u32), u64>,
 }
 
 impl Delivered {
     pub(super) fn count(&mut self, event: &Event) {
-        *self
-            .by_index
-            .entry((event.ifindex, event.slot))
-            .or_default() += 1;
+        let counted = match self.maps.get(&event.ifindex) {
+            Some(map) => self.by_map.entry((*map, event.slot)),
+            None => self.waiting.entry((event.ifindex, event.slot)),
+        };
+        *counted.or_default() += 1;
     }
 
     /// Whether it is known which map counts the events of this index.
@@ -140,23 +141,18 @@ impl Delivered {
         self.maps.contains_key(&ifindex)
     }
 
-    /// Remembers which map counts the events of which index. What has come until now belongs to
-    /// the map that was noted before.
+    /// Remembers which map counts the events of which index from now on.
     pub(super) fn note(&mut self, counts: &Counts) {
-        for (map, one) in counts.maps() {
-            self.maps.entry(one.ifindex).or_insert(map);
-        }
-        for ((ifindex, slot), events) in std::mem::take(&mut self.by_index) {
-            match self.maps.get(&ifindex) {
-                Some(map) => *self.by_map.entry((*map, slot)).or_default() += events,
-                // Of one that is gone before its counts were read.
-                None => {
-                    self.by_index.insert((ifindex, slot), events);
-                }
-            }
-        }
         let maps = counts.maps().map(|(map, one)| (one.ifindex, map));
         self.maps.extend(maps);
+        self.waiting.retain(|(ifindex, slot), events| {
+            let map = self.maps.get(ifindex);
+            if let Some(map) = map {
+                *self.by_map.entry((*map, *slot)).or_default() += *events;
+            }
+            // Else it is of one that is gone before its counts were read.
+            map.is_none()
+        });
     }
 
     pub(super) fn of(&self, map: u32, slot: u32) -> u64 {

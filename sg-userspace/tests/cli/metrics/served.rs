@@ -60,8 +60,8 @@ fn run_answers_scrapers_and_nobody_else() {
     let head = ask(&world, &address, b"HEAD /metrics HTTP/1.1\r\n\r\n").unwrap();
     assert_eq!((head.status, head.body.as_str()), (200, ""));
 
-    // Many who say nothing: `run` reloads all the same, and whoever asks is answered before the few
-    // seconds are over that they have.
+    // Many connections on which nothing is asked: a request on another is answered before their few
+    // seconds are over, and `run` reloads.
     let silent: Vec<TcpStream> = (0..40)
         .map(|i| {
             let connect = || TcpStream::connect(&address);
