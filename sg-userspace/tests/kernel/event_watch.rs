@@ -9,6 +9,7 @@ use sg_common::verdict::{Action, Direction};
 use sg_policy::policy::groups_from_lines;
 use sg_userspace::kernel::apply;
 use sg_userspace::kernel::programs::Programs;
+use sg_userspace::observe::counters::Counters;
 use sg_userspace::observe::events::{Events, Logged, LoggedPacket, Tally, event_totals};
 
 use crate::frames::{Frame, frame, non_ip};
@@ -24,14 +25,80 @@ fn settle(events: &mut Events) -> Logged {
     events.settle().unwrap_or_else(|e| panic!("{e}"))
 }
 
-fn tally(events: &mut Events) -> (Vec<Tally>, Logged) {
-    let mut more = Logged::default();
-    let tallies = events.tally(&mut more).unwrap_or_else(|e| panic!("{e}"));
-    (tallies, more)
-}
-
 fn inbound(sandbox: &Sandbox) -> u64 {
     read(sandbox, "sg0").totals[0].packets
+}
+
+/// The machine held a watcher up until its watch was over: what it saw says nothing.
+#[derive(Clone, Copy, Debug)]
+struct HeldUp;
+
+/// Tries again where the machine was too busy, in a sandbox of its own each time.
+fn unless_held_up(attempt: impl Fn(&Sandbox) -> Result<(), HeldUp> + Sync) {
+    const ATTEMPTS: usize = 5;
+    let is_done = (0..ATTEMPTS).any(|_| {
+        let mut result = Err(HeldUp);
+        sandbox(|sandbox| result = attempt(sandbox));
+        result.is_ok()
+    });
+    assert!(
+        is_done,
+        "held up for seconds in each of {ATTEMPTS} attempts"
+    );
+}
+
+/// A watcher that is never away for longer than it takes to read the counters, and what it saw.
+struct Watcher<'a> {
+    sandbox: &'a Sandbox,
+    events: Events,
+    seen: Logged,
+}
+
+impl Watcher<'_> {
+    fn begin(sandbox: &Sandbox, snap: u32) -> Watcher<'_> {
+        Watcher {
+            sandbox,
+            events: watch(sandbox, snap),
+            seen: Logged::default(),
+        }
+    }
+
+    fn drain(&mut self) -> Result<(), HeldUp> {
+        let logged = self.events.drain().unwrap_or_else(|e| panic!("{e}"));
+        self.add(logged)
+    }
+
+    fn settle(&mut self) -> Result<(), HeldUp> {
+        let logged = settle(&mut self.events);
+        self.add(logged)
+    }
+
+    fn add(&mut self, logged: Logged) -> Result<(), HeldUp> {
+        self.seen.packets.extend(logged.packets);
+        self.seen.lost += logged.lost;
+        self.seen.suppressed += logged.suppressed;
+        match logged.unwatched {
+            true => Err(HeldUp),
+            false => Ok(()),
+        }
+    }
+
+    fn tally(&mut self) -> Result<Vec<Tally>, HeldUp> {
+        let mut more = Logged::default();
+        let tallies = self.events.tally(&mut more);
+        self.add(more)?;
+        Ok(tallies.unwrap_or_else(|e| panic!("{e}")))
+    }
+
+    /// Watches until so many inbound packets were counted.
+    fn until_counted(&mut self, packets: u64) -> Result<Counters, HeldUp> {
+        let mut is_watched = Ok(());
+        let counted = read_when(self.sandbox, "sg0", |counted| {
+            is_watched = is_watched.and_then(|()| self.drain());
+            is_watched.is_err() || counted.totals[0].packets == packets
+        });
+        is_watched.map(|()| counted)
+    }
 }
 
 /// What a packet is and what decided it, in one line.
@@ -48,7 +115,7 @@ fn line(packet: &LoggedPacket) -> String {
 /// accepted is not, and after the watch nothing is counted any more.
 #[test]
 fn what_is_dropped_is_seen_as_it_was_sent() {
-    sandbox(|sandbox| {
+    unless_held_up(|sandbox| {
         sandbox.veth("sg0", "sg1");
         let policy = groups_from_lines(
             "option non-ip: arp-only
@@ -117,16 +184,17 @@ fn what_is_dropped_is_seen_as_it_was_sent() {
                 "drop inbound gre 198.51.100.1 → 192.0.2.1, 58 bytes, no-match",
             ),
         ];
-        let mut events = watch(sandbox, 128);
+        let mut watcher = Watcher::begin(sandbox, 128);
         // Accepted: not seen.
         peer.send(frame("tcp 198.51.100.1:4000 > 192.0.2.1:22 syn").bytes());
         for (i, (frame, _)) in sent.iter().enumerate() {
             peer.send(frame.bytes());
-            read_when(sandbox, "sg0", |c| c.totals[0].packets == i as u64 + 2);
+            watcher.until_counted(i as u64 + 2)?;
         }
         assert!(!node.send(frame("udp 192.0.2.1:9 > 198.51.100.1:53").bytes()));
-        let seen = settle(&mut events);
-        assert_eq!((seen.lost, seen.suppressed, seen.unwatched), (0, 0, false));
+        watcher.settle()?;
+        let seen = watcher.seen;
+        assert_eq!((seen.lost, seen.suppressed), (0, 0));
         let mut expected: Vec<&str> = sent.iter().map(|(_, line)| *line).collect();
         expected.push("drop outbound udp 192.0.2.1:9 → 198.51.100.1:53, 66 bytes, no-match");
         let found: Vec<String> = seen.packets.iter().map(line).collect();
@@ -140,26 +208,29 @@ fn what_is_dropped_is_seen_as_it_was_sent() {
         }
         let flags: Vec<_> = seen.packets.iter().map(|p| p.tcp_flags).collect();
         assert_eq!(flags[..3], [Some(2), Some(0x11), None]);
+        Ok(())
     });
 }
 
 /// Proves O3: several watchers see the same, and one that reads late too.
 #[test]
 fn watchers_do_not_take_events_from_each_other() {
-    sandbox(|sandbox| {
+    unless_held_up(|sandbox| {
         sandbox.veth("sg0", "sg1");
         apply_rules(
             sandbox,
             "in tcp 22 from any accept",
             &sandbox.options("sg0"),
         );
-        let (mut one, mut other) = (watch(sandbox, 0), watch(sandbox, 0));
+        let mut one = Watcher::begin(sandbox, 0);
+        let mut other = watch(sandbox, 0);
         let peer = RawSender::new("sg1");
         for port in 1..=50 {
             peer.send(frame(&format!("udp 198.51.100.1:{port} > 192.0.2.1:9")).bytes());
         }
-        read_when(sandbox, "sg0", |c| c.totals[0].packets == 50);
-        let seen = settle(&mut one);
+        one.until_counted(50)?;
+        one.settle()?;
+        let seen = one.seen;
         assert_eq!(seen.packets.len(), 50);
         // Each has its own reading of the clock.
         let lines = |logged: &Logged| -> Vec<_> {
@@ -172,6 +243,7 @@ fn watchers_do_not_take_events_from_each_other() {
         assert_eq!(lines(&late.unwrap_or_else(|e| panic!("{e}"))), lines(&seen));
         // Headers only, unless more is asked for.
         assert!(seen.packets.iter().all(|packet| packet.head.len() == 64));
+        Ok(())
     });
 }
 
@@ -179,7 +251,7 @@ fn watchers_do_not_take_events_from_each_other() {
 /// within ten seconds, by itself.
 #[test]
 fn a_watch_ends_by_itself() {
-    sandbox(|sandbox| {
+    unless_held_up(|sandbox| {
         sandbox.veth("sg0", "sg1");
         apply_rules(
             sandbox,
@@ -201,32 +273,40 @@ fn a_watch_ends_by_itself() {
         };
         send(100);
         assert_eq!(produced(), 0, "nobody watches");
-        let events = watch(sandbox, 0);
-        send(100);
+        let mut watcher = Watcher::begin(sandbox, 0);
+        let before = inbound(sandbox);
+        for _ in 0..100 {
+            peer.send(dropped.bytes());
+        }
+        watcher.until_counted(before + 100)?;
         assert_eq!(produced(), 100);
         // As a kill does: nothing says goodbye.
-        drop(events);
+        drop(watcher);
         let started = Instant::now();
         let mut last = produced();
         loop {
+            let began = started.elapsed();
             send(400);
             let now = produced();
             if now == last {
                 break;
             }
             last = now;
-            assert!(started.elapsed() < Duration::from_secs(60), "{last}");
+            assert!(began < Duration::from_secs(10), "{last} after {began:?}");
             std::thread::sleep(Duration::from_millis(50));
         }
-        let took = started.elapsed();
-        // One round may be late on a busy machine.
-        assert!(took < Duration::from_secs(12), "{took:?}");
         send(1000);
         assert_eq!(produced(), last, "the watch is over for good");
         // And begins again with the next watcher.
-        let mut events = watch(sandbox, 0);
-        send(3);
-        assert_eq!(settle(&mut events).packets.len(), 3);
+        let mut watcher = Watcher::begin(sandbox, 0);
+        let before = inbound(sandbox);
+        for _ in 0..3 {
+            peer.send(dropped.bytes());
+        }
+        watcher.until_counted(before + 3)?;
+        watcher.settle()?;
+        assert_eq!(watcher.seen.packets.len(), 3);
+        Ok(())
     });
 }
 
@@ -250,7 +330,7 @@ fn kind(packet: &LoggedPacket) -> String {
 /// what the counters count and what was delivered, lost and suppressed, to the packet.
 #[test]
 fn a_flood_silences_nobody() {
-    sandbox(|sandbox| {
+    unless_held_up(|sandbox| {
         sandbox.veth("sg0", "sg1");
         apply_rules(
             sandbox,
@@ -268,16 +348,8 @@ fn a_flood_silences_nobody() {
             .map(|(_, port)| frame(&format!("udp 198.51.100.1:1 > 192.0.2.1:{port}")))
             .collect();
         let broken = frame("udp 198.51.100.1:1 > 192.0.2.1:2").set(0, &[0x44]);
-        let mut events = watch(sandbox, 0);
-        let mut seen = Logged::default();
+        let mut watcher = Watcher::begin(sandbox, 0);
         let mut sent = 0;
-        let add = |logged: Logged, seen: &mut Logged| {
-            seen.packets.extend(logged.packets);
-            seen.lost += logged.lost;
-            seen.suppressed += logged.suppressed;
-            // On a machine that was held up for seconds.
-            assert!(!logged.unwatched, "the watch was renewed in time");
-        };
         let mut parts = Vec::new();
         for _ in 0..3 {
             let begun = Timestamp::now();
@@ -285,7 +357,7 @@ fn a_flood_silences_nobody() {
             // For more than a second: the last packets are sent a tick after its end.
             loop {
                 let late = started.elapsed() > Duration::from_millis(1100);
-                add(events.drain().unwrap_or_else(|e| panic!("{e}")), &mut seen);
+                watcher.drain()?;
                 for _ in 0..100 {
                     peer.send(flood.bytes());
                 }
@@ -297,13 +369,13 @@ fn a_flood_silences_nobody() {
                     break;
                 }
             }
-            read_when(sandbox, "sg0", |c| c.totals[0].packets == sent);
+            watcher.until_counted(sent)?;
             parts.push((begun, Timestamp::now()));
         }
-        let counted = read_when(sandbox, "sg0", |c| c.totals[0].packets == sent);
-        add(settle(&mut events), &mut seen);
-        let (tallies, more) = tally(&mut events);
-        add(more, &mut seen);
+        let counted = watcher.until_counted(sent)?;
+        watcher.settle()?;
+        let tallies = watcher.tally()?;
+        let seen = watcher.seen;
 
         // Each has its event in each second.
         let coarse = jiff::SignedDuration::from_millis(20);
@@ -355,6 +427,7 @@ fn a_flood_silences_nobody() {
             (totals.produced, totals.suppressed),
             (sent, seen.suppressed)
         );
+        Ok(())
     });
 }
 

@@ -1,6 +1,10 @@
 //! What is refused, with which message, and that it changes nothing. Also several writers at the
 //! same time.
 
+use std::fs::File;
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{Flock, FlockArg};
 use sg_policy::policy::rules_from_lines;
 use sg_testbed::{Mount, Namespace};
 use sg_userspace::kernel::netns::{self, Netns};
@@ -181,10 +185,47 @@ fn a_namespace_that_does_not_exist_is_an_error() {
     assert_eq!(error.exit_code(), 1);
 }
 
+/// A writer waits for another one, but not for ever, and says for whom. Readers never wait.
+#[test]
+fn a_lock_that_stays_held_is_an_error() {
+    sandbox(|sandbox| {
+        sandbox.veth("sg0", "sg1");
+        let options = sandbox.options("sg0");
+        apply_rules(sandbox, NODE, &options);
+        let held = File::open(sandbox.pins()).expect("the directory that is locked");
+        let held = Flock::lock(held, FlockArg::LockExclusive).expect("nobody else holds it");
+        let refused = apply(&rules_from_lines("in all from any drop"), &options);
+        let error = refused.unwrap_err();
+        assert!(matches!(error, KernelError::Locked { .. }), "{error}");
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "another sgctl holds the lock on {} for more than 10 s",
+                sandbox.pins().display()
+            )
+        );
+        assert_eq!(error.exit_code(), 1);
+        assert_eq!(only(sandbox, "sg0").status().unwrap().policy.generation, 1);
+        drop(held);
+        apply_rules(sandbox, "in all from any drop", &options);
+        assert_eq!(only(sandbox, "sg0").status().unwrap().policy.generation, 2);
+    });
+}
+
+/// Tries again where the others held the lock for longer than a writer waits: it is not fair.
+fn apply_in_turn(rules: &str, options: &ApplyOptions) {
+    let deadline = Instant::now() + Duration::from_secs(300);
+    loop {
+        match apply(&rules_from_lines(rules), options) {
+            Ok(_) => return,
+            Err(KernelError::Locked { .. }) if Instant::now() < deadline => {}
+            Err(e) => panic!("{e}"),
+        }
+    }
+}
+
 #[test]
 fn concurrent_writers_take_turns() {
-    // The lock is not fair, and each writer waits at most ten seconds. So there are few applies,
-    // each of which may take a second.
     let applies = rounds(3);
     sandbox(|sandbox| {
         sandbox.veth("sg0", "sg1");
@@ -197,8 +238,7 @@ fn concurrent_writers_take_turns() {
                     scope.spawn(move || {
                         for round in 0..applies {
                             let rules = format!("in tcp {} from any accept", 10 * i + round + 1);
-                            apply(&rules_from_lines(&rules), &options)
-                                .unwrap_or_else(|e| panic!("{e}"));
+                            apply_in_turn(&rules, &options);
                         }
                     })
                 })

@@ -31,7 +31,7 @@ pub(crate) fn read(sandbox: &Sandbox, interface: &str) -> Counters {
 pub(crate) fn read_when(
     sandbox: &Sandbox,
     interface: &str,
-    done: impl Fn(&Counters) -> bool,
+    mut done: impl FnMut(&Counters) -> bool,
 ) -> Counters {
     // Generous, because processors may be emulated and busy.
     let deadline = Instant::now() + Duration::from_secs(30);
