@@ -36,12 +36,35 @@ pub const IPPROTO_IGMP: u8 = 2;
 pub const IPPROTO_TCP: u8 = 6;
 /// UDP (RFC 768).
 pub const IPPROTO_UDP: u8 = 17;
-/// The authentication header (RFC 4302).
+/// The authentication header (RFC 4302), in IPv6 an extension header.
 pub const IPPROTO_AH: u8 = 51;
 /// ICMPv6 (RFC 4443).
 pub const IPPROTO_ICMPV6: u8 = 58;
 /// SCTP (RFC 9260).
 pub const IPPROTO_SCTP: u8 = 132;
+
+// Extension headers of IPv6 (RFC 8200 section 4).
+/// Hop-by-hop options.
+pub const IPPROTO_HOPOPTS: u8 = 0;
+/// The routing header.
+pub const IPPROTO_ROUTING: u8 = 43;
+/// The fragment header.
+pub const IPPROTO_FRAGMENT: u8 = 44;
+/// Destination options.
+pub const IPPROTO_DSTOPTS: u8 = 60;
+
+/// Whether IPv6 packets have a header of this number on the way to their protocol, which it never
+/// is itself.
+#[inline(always)]
+pub const fn is_ipv6_extension(protocol: u8) -> bool {
+    // A set in a word: the verifier explores two branches where a list of numbers has five.
+    const SET: u64 = 1 << IPPROTO_HOPOPTS
+        | 1 << IPPROTO_ROUTING
+        | 1 << IPPROTO_FRAGMENT
+        | 1 << IPPROTO_AH
+        | 1 << IPPROTO_DSTOPTS;
+    protocol < 64 && SET >> protocol & 1 != 0
+}
 
 /// The kind of a protocol number in a packet of IPv4 or IPv6. ICMP belongs to IPv4 and ICMPv6 to
 /// IPv6; in the other family each is a protocol of which nothing but the number is looked at.
@@ -87,6 +110,14 @@ mod tests {
                 _ => [Kind::Other; 2],
             };
             assert_eq!([v4, v6], expected, "protocol {protocol}");
+        }
+    }
+
+    #[test]
+    fn five_numbers_are_extension_headers() {
+        for number in 0..=u8::MAX {
+            let is_one = [0, 43, 44, 51, 60].contains(&number);
+            assert_eq!(is_ipv6_extension(number), is_one, "{number}");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The IPv6 header chain: from the fixed header to the transport, over at most eight extension
 //! headers.
 
-use sg_common::protocol::IPPROTO_AH;
+use sg_common::protocol::{IPPROTO_AH, IPPROTO_FRAGMENT, is_ipv6_extension};
 
 use crate::{
     bpf::{
@@ -12,11 +12,6 @@ use crate::{
     packet::Packet,
 };
 
-// IPv6 extension headers (RFC 8200 section 4; AH: RFC 4302).
-const NEXTHDR_HOP: u8 = 0;
-const NEXTHDR_ROUTING: u8 = 43;
-const NEXTHDR_FRAGMENT: u8 = 44;
-const NEXTHDR_DEST: u8 = 60;
 /// More extension headers than this are malformed (SPEC K3).
 const MAX_EXTENSION_HEADERS: usize = 8;
 
@@ -34,17 +29,6 @@ const SHORTEST_AUTHENTICATION: u64 = 12;
 
 const IPV6_MORE_FRAGMENTS: u16 = 1;
 const IPV6_OFFSET: u16 = 0xfff8;
-
-#[inline(always)]
-pub(crate) fn is_extension_header(protocol: u8) -> bool {
-    // A set in a word: the verifier explores two branches where a list of numbers has five.
-    const SET: u64 = 1 << NEXTHDR_HOP
-        | 1 << NEXTHDR_ROUTING
-        | 1 << NEXTHDR_FRAGMENT
-        | 1 << IPPROTO_AH
-        | 1 << NEXTHDR_DEST;
-    protocol < 64 && SET >> protocol & 1 != 0
-}
 
 twins! {
     /// See [`walk_extension_headers`].
@@ -98,7 +82,7 @@ fn extension_header<H: Hook>(hook: &H, offset: u32, walked: u64, out: *mut Packe
     let next = field!(start, next as u8);
     let length = u64::from(field!(start, length as u8));
     let length = match protocol {
-        NEXTHDR_FRAGMENT => {
+        IPPROTO_FRAGMENT => {
             const LEN: u64 = size_of::<ExtensionHeader>() as u64;
             let fragment = u16::from_be(field!(start, fragment as u16));
             // Neither an offset nor more to come: nothing has been cut (RFC 6946).
@@ -125,6 +109,6 @@ fn extension_header<H: Hook>(hook: &H, offset: u32, walked: u64, out: *mut Packe
         }
         _ => (length + 1) * 8,
     };
-    let more = u64::from(is_extension_header(next)) * MORE_HEADERS;
+    let more = u64::from(is_ipv6_extension(next)) * MORE_HEADERS;
     u64::from(next) | more | ((before + length) & 0x7fff) << 16
 }

@@ -8,13 +8,10 @@ use network_types::{
 };
 use sg_common::{
     fragment::{LONGEST_DATAGRAM, SCTP_HEADER, TCP_HEADER},
-    protocol::{IPPROTO_SCTP, IPPROTO_TCP},
+    protocol::{IPPROTO_SCTP, IPPROTO_TCP, is_ipv6_extension},
 };
 
-use super::{
-    extension::{self, is_extension_header},
-    transport::transport,
-};
+use super::{extension, transport::transport};
 use crate::{
     bpf::{
         bytes::{ETH_P_IP, ETH_P_IPV6, LONGEST_SAID, Stop, at, field, parsed, parsed::MALFORMED},
@@ -213,7 +210,7 @@ fn ipv6<H: Hook>(hook: &H, offset: usize, out: &mut Packet) -> Result<Payload, S
         len: payload_len,
         fragment_offset: 0,
     };
-    if is_extension_header(protocol) {
+    if is_ipv6_extension(protocol) {
         let walked = extension::walk(hook, payload.offset as u32, protocol.into(), out);
         let skipped = (walked >> 16) as usize & 0x7fff;
         if skipped > payload_len {

@@ -6,12 +6,12 @@ use network_types::{
     ip::{Ipv4Hdr, Ipv6Hdr},
 };
 use sg_common::{
-    protocol::{Kind, kind_of},
+    protocol::{Kind, is_ipv6_extension, kind_of},
     verdict::Direction,
 };
 
 use super::{
-    extension::{self, is_extension_header},
+    extension,
     transport::{icmp, other, ports},
 };
 use crate::{
@@ -86,7 +86,7 @@ fn ipv6<H: Hook>(
     (out.local, out.remote) = ends(direction, source, destination);
     let mut protocol = field!(header, next_hdr as u8);
     let mut at = offset + Ipv6Hdr::LEN;
-    if is_extension_header(protocol) {
+    if is_ipv6_extension(protocol) {
         let walked = extension::walk(hook, at as u32, protocol.into(), out);
         let stop = (walked >> 32) as u32;
         if stop != 0 {

@@ -5,12 +5,12 @@ use std::net::IpAddr;
 
 use sg_common::protocol::{
     IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_IGMP, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, Kind,
-    icmp_number, kind_of, other_number,
+    icmp_number, is_ipv6_extension, kind_of, other_number,
 };
 use sg_common::verdict::Direction;
 
 use crate::oracle::Packet;
-use crate::policy::{Endpoint, Protocol, Witness, is_ipv6_extension, protocol_name};
+use crate::policy::{Endpoint, Protocol, Witness, protocol_name};
 
 /// Ports to which DHCP servers answer (RFC 2131, RFC 8415): such packets may be essential traffic.
 const DHCP: [u16; 2] = [68, 546];

@@ -4,13 +4,12 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use sg_common::{
-    protocol::{Kind, kind_of},
+    protocol::{Kind, is_ipv6_extension, kind_of},
     verdict::Direction,
 };
 
 use super::class::{Class, Family};
 use super::space::{Address, Space};
-use crate::policy::is_ipv6_extension;
 
 /// Neighbouring addresses of one class.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -4,6 +4,8 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use sg_common::protocol::{IPPROTO_ICMP, IPPROTO_ICMPV6};
+
 use super::errors::{At, Problem};
 use super::fields::Fields;
 use super::finding::Finding;
@@ -88,7 +90,7 @@ pub(crate) fn read_ports(
             Protocol::All => {
                 "write one rule for tcp and one for udp, each with these ports".to_owned()
             }
-            Protocol::Number(protocol::ICMP | protocol::ICMPV6) => {
+            Protocol::Number(IPPROTO_ICMP | IPPROTO_ICMPV6) => {
                 "ICMP has types and no ports: write `icmp: {type: ...}`".to_owned()
             }
             _ => format!("`{name}` has no ports: change `protocol` to one that has"),

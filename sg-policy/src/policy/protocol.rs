@@ -1,5 +1,10 @@
 //! Protocols and ICMP types by name or number, and which address families each can be seen with.
 
+use sg_common::protocol::{
+    IPPROTO_AH, IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP,
+    is_ipv6_extension, kind_of,
+};
+
 use super::address::decimal;
 use super::clip::clip;
 use super::dialect;
@@ -7,24 +12,17 @@ use super::errors::Problem;
 use super::fields::{suggest, words};
 use super::model::Protocol;
 
-pub(crate) const ICMP: u8 = 1;
-pub(crate) const ICMPV6: u8 = 58;
-
 /// The protocols that have a name in policies.
 pub(crate) const NAMES: [(&str, u8); 8] = [
-    ("tcp", 6),
-    ("udp", 17),
-    ("sctp", 132),
-    ("icmp", ICMP),
-    ("icmpv6", ICMPV6),
+    ("tcp", IPPROTO_TCP),
+    ("udp", IPPROTO_UDP),
+    ("sctp", IPPROTO_SCTP),
+    ("icmp", IPPROTO_ICMP),
+    ("icmpv6", IPPROTO_ICMPV6),
     ("gre", 47),
     ("esp", 50),
-    ("ah", 51),
+    ("ah", IPPROTO_AH),
 ];
-
-/// Hop-by-hop, routing, fragment, AH and destination options are headers on the way to the
-/// protocol in IPv6, never the protocol itself.
-const IPV6_EXTENSIONS: [u8; 5] = [0, 43, 44, 51, 60];
 
 /// The remedy where one rule names several protocols.
 pub(crate) const ONE_EACH: &str = "write one rule for each protocol; they may name the same sets";
@@ -81,11 +79,24 @@ pub(crate) fn parse(text: &str) -> Result<Protocol, Problem> {
 pub fn name(protocol: Protocol) -> String {
     match protocol {
         Protocol::All => "all".to_owned(),
-        Protocol::Number(number) => match NAMES.iter().find(|(_, n)| *n == number) {
-            Some((name, _)) => (*name).to_owned(),
+        Protocol::Number(number) => match name_of(number) {
+            Some(name) => name.to_owned(),
             None => number.to_string(),
         },
     }
+}
+
+/// A protocol as a word of a sentence: `tcp`, or `protocol 112` of one without a name.
+pub fn worded(number: u8) -> String {
+    match name_of(number) {
+        Some(name) => name.to_owned(),
+        None => format!("protocol {number}"),
+    }
+}
+
+fn name_of(number: u8) -> Option<&'static str> {
+    let named = NAMES.iter().find(|(_, n)| *n == number)?;
+    Some(named.0)
 }
 
 /// True for protocols with ports.
@@ -95,13 +106,7 @@ pub(crate) fn has_ports(protocol: Protocol) -> bool {
 
 /// True for the numbers of protocols with ports.
 pub(crate) fn number_has_ports(number: u8) -> bool {
-    matches!(number, 6 | 17 | 132)
-}
-
-/// Whether this is the number of an IPv6 extension header, so that the protocol of a packet is what
-/// stands behind it.
-pub(crate) fn is_ipv6_extension(number: u8) -> bool {
-    IPV6_EXTENSIONS.contains(&number)
+    kind_of(number, false).has_ports()
 }
 
 /// The families whose packets can carry the protocol.
@@ -120,8 +125,8 @@ pub(crate) fn families(protocol: Protocol) -> Families {
         return Families::BOTH;
     };
     Families {
-        v4: number != ICMPV6,
-        v6: number != ICMP && !is_ipv6_extension(number),
+        v4: number != IPPROTO_ICMPV6,
+        v6: number != IPPROTO_ICMP && !is_ipv6_extension(number),
     }
 }
 
@@ -221,6 +226,7 @@ mod tests {
         for (name, number) in NAMES {
             assert_eq!(parse(name).unwrap(), parse(&number.to_string()).unwrap());
             assert_eq!(super::name(Protocol::Number(number)), name);
+            assert_eq!(worded(number), name);
         }
         assert_eq!(parse("255").unwrap(), Protocol::Number(255));
         assert!(parse("256").is_err() && parse("06").is_err());
@@ -246,7 +252,7 @@ mod tests {
                 v6: true
             }
         );
-        for number in IPV6_EXTENSIONS {
+        for number in [0, 43, 44, 51, 60] {
             assert_eq!(
                 of(number),
                 Families {

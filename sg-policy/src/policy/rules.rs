@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use sg_common::protocol::{IPPROTO_ICMP, IPPROTO_ICMPV6};
+
 use super::clip::clip;
 use super::dialect::Place;
 use super::errors::Problem;
@@ -316,7 +318,7 @@ fn read_icmp(
     let is_icmp = |p: &Protocol| {
         matches!(
             p,
-            Protocol::Number(protocol::ICMP) | Protocol::Number(protocol::ICMPV6)
+            Protocol::Number(IPPROTO_ICMP) | Protocol::Number(IPPROTO_ICMPV6)
         )
     };
     if let Some(protocol) = protocol.filter(|p| !is_icmp(p)) {
@@ -348,7 +350,7 @@ fn read_icmp(
         return None;
     };
     let text = fields::scalar(ctx, node, "`type`", "an ICMP type")?;
-    let v6 = protocol == Some(Protocol::Number(protocol::ICMPV6));
+    let v6 = protocol == Some(Protocol::Number(IPPROTO_ICMPV6));
     let kind = protocol::icmp_type(text, v6)
         .map_err(|problem| ctx.error(node.at, problem))
         .ok()?;

@@ -6,12 +6,13 @@
 
 use serde_json::{Map, Value, json};
 use sg_common::flow::Timeout;
+use sg_common::protocol::{IPPROTO_ICMP, IPPROTO_ICMPV6};
 
 use super::document;
 use super::fields::NAME;
 use super::guard;
 use super::model::NonIp;
-use super::protocol::{self, ICMP, ICMPV6};
+use super::protocol;
 use super::rules;
 use super::set_name::{KEYWORDS, SET_NAME};
 
@@ -247,10 +248,10 @@ fn rule(right: &str, wrong: &str) -> Value {
             ports_need_a_protocol_with_ports(),
             {
                 "if": {"required": ["icmp"]},
-                "then": with("protocol", protocol_of(|number| [ICMP, ICMPV6].contains(&number), false)),
+                "then": with("protocol", protocol_of(|number| [IPPROTO_ICMP, IPPROTO_ICMPV6].contains(&number), false)),
             },
-            icmp_is(ICMP, "icmp-message"),
-            icmp_is(ICMPV6, "icmpv6-message"),
+            icmp_is(IPPROTO_ICMP, "icmp-message"),
+            icmp_is(IPPROTO_ICMPV6, "icmpv6-message"),
             {
                 "if": with("audit", json!({"enum": [true, "true"]})),
                 "then": with("action", json!({"const": "drop"})),

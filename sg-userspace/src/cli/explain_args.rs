@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use clap::Args;
 use sg_common::protocol::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP};
 use sg_common::verdict::Direction;
-use sg_policy::policy::{Endpoint, PolicyInput, icmp_type};
+use sg_policy::policy::{Endpoint, PolicyInput, Protocol, icmp_type, protocol_in};
 use sg_userspace::observe::explain::{Question, Transport};
 
 use super::context::Json;
@@ -345,20 +345,15 @@ fn transport(protocol: &str, address: IpAddr) -> Result<Transport, String> {
     let number = match name {
         "arp" if detail.is_none() => return Ok(Transport::Arp),
         "non-ip" if detail.is_none() => return Ok(Transport::NonIp),
-        "tcp" => IPPROTO_TCP,
-        "udp" => IPPROTO_UDP,
-        "sctp" => IPPROTO_SCTP,
-        "icmp" => IPPROTO_ICMP,
-        "icmpv6" => IPPROTO_ICMPV6,
-        "gre" => 47,
-        "esp" => 50,
-        "ah" => 51,
-        other => other.parse().map_err(|_| {
-            format!(
-                "`{protocol}` is no PROTO: expected tcp, udp, sctp, icmp, icmpv6, gre, esp, ah, a \
-                 number 0-255, arp or non-ip"
-            )
-        })?,
+        name => match protocol_in(name) {
+            Ok(Protocol::Number(number)) => number,
+            _ => {
+                return Err(format!(
+                    "`{protocol}` is no PROTO: expected tcp, udp, sctp, icmp, icmpv6, gre, esp, \
+                     ah, a number 0-255, arp or non-ip"
+                ));
+            }
+        },
     };
     let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
     match (number, address, detail) {

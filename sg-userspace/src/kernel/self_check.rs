@@ -15,9 +15,7 @@ use std::time::Instant;
 
 use sg_common::counters::SlotCounters;
 use sg_common::essential::{Headers, is_essential};
-use sg_common::protocol::{
-    IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, Kind,
-};
+use sg_common::protocol::Kind;
 use sg_common::tcp::SYN;
 use sg_common::verdict::{Action, Direction, Reason, reason_slot};
 
@@ -32,7 +30,7 @@ use sg_policy::compile::Compiled;
 use sg_policy::edges::{Edges, edges};
 use sg_policy::oracle::{self, Packet, kind_and_number};
 use sg_policy::partition::{Pair, Partition};
-use sg_policy::policy::Policy;
+use sg_policy::policy::{Policy, protocol_worded};
 
 /// The most packets that are tried.
 const MOST_PACKETS: usize = 40_000;
@@ -347,18 +345,10 @@ impl fmt::Display for Shown<'_> {
             Direction::Inbound => "from",
             Direction::Outbound => "to",
         };
-        let name = match *protocol {
-            IPPROTO_TCP => "tcp",
-            IPPROTO_UDP => "udp",
-            IPPROTO_SCTP => "sctp",
-            IPPROTO_ICMP => "icmp",
-            IPPROTO_ICMPV6 => "icmpv6",
-            _ => "protocol",
-        };
-        write!(f, "{direction} {name}")?;
+        write!(f, "{direction} {}", protocol_worded(*protocol))?;
         match kind_and_number(self.0).0 {
             Kind::Icmp => write!(f, " {kind}/{code} {towards} {remote}"),
-            Kind::Other => write!(f, " {protocol} {towards} {remote}"),
+            Kind::Other => write!(f, " {towards} {remote}"),
             Kind::Tcp | Kind::Udp | Kind::Sctp => write!(f, " {towards} {remote}, port {port}"),
         }
     }

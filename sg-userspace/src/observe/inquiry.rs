@@ -9,7 +9,7 @@ use std::sync::Arc;
 use sg_common::flow::FlowKind;
 use sg_common::flow_entry::{Contents, FlowKey};
 use sg_common::icmp::{query, reply_type};
-use sg_common::protocol::{IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP};
+use sg_common::protocol::{IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, is_ipv6_extension};
 use sg_common::tcp::{ACK, SYN};
 use sg_common::verdict::{Action, Direction, Reason};
 use sg_policy::analysis::nearest;
@@ -286,7 +286,7 @@ impl<'a> Inquiry<'a> {
     /// Whether a frame shows what is asked: an extension header of IPv6 is a part of another
     /// packet.
     fn can_be_built(&self, question: &Question) -> bool {
-        let is_extension = [0, 43, 44, 51, 60].contains(&question.protocol());
+        let is_extension = is_ipv6_extension(question.protocol());
         !(question.remote.is_ipv6()
             && is_extension
             && matches!(question.transport, Transport::Protocol(_)))

@@ -3,7 +3,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use sg_common::protocol::IPPROTO_AH;
+use sg_common::protocol::{
+    IPPROTO_AH, IPPROTO_DSTOPTS, IPPROTO_FRAGMENT, IPPROTO_HOPOPTS, IPPROTO_ROUTING,
+};
 
 /// IEEE 802 numbers.
 const VLAN: [u16; 2] = [0x8100, 0x88a8];
@@ -87,17 +89,13 @@ fn ip(ether_type: u16, packet: &[u8]) -> Option<(u8, IpAddr, IpAddr)> {
 
 /// By RFC 8200 section 4, and for the authentication header by RFC 4302 section 2.2.
 fn behind_extensions(mut protocol: u8, mut rest: &[u8]) -> u8 {
-    const HOP_BY_HOP: u8 = 0;
-    const ROUTING: u8 = 43;
-    const FRAGMENT: u8 = 44;
-    const DESTINATION_OPTIONS: u8 = 60;
     while let Some(&[next, length, high, low]) = rest.first_chunk() {
         let length = usize::from(length);
         let (len, is_last) = match protocol {
-            HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS => ((length + 1) * 8, false),
+            IPPROTO_HOPOPTS | IPPROTO_ROUTING | IPPROTO_DSTOPTS => ((length + 1) * 8, false),
             IPPROTO_AH => ((length + 2) * 4, false),
             // What a later fragment has behind its header is no header.
-            FRAGMENT => (8, u16::from_be_bytes([high, low]) >> 3 != 0),
+            IPPROTO_FRAGMENT => (8, u16::from_be_bytes([high, low]) >> 3 != 0),
             _ => break,
         };
         protocol = next;

@@ -5,9 +5,8 @@ use std::net::IpAddr;
 
 use jiff::Timestamp;
 use serde::Serialize;
-use sg_common::protocol::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP};
 use sg_common::verdict::{Action, Direction};
-use sg_policy::policy::{Endpoint, Location, titled};
+use sg_policy::policy::{Endpoint, Location, protocol_worded, titled};
 
 use crate::kernel::state::Beside;
 use crate::observe::decided::DecidedBy;
@@ -123,15 +122,7 @@ impl LoggedPacket {
     /// The name of its protocol as policies have it, or that of its frame.
     pub fn protocol_name(&self) -> String {
         match self.protocol {
-            Some(IPPROTO_TCP) => "tcp".to_owned(),
-            Some(IPPROTO_UDP) => "udp".to_owned(),
-            Some(IPPROTO_SCTP) => "sctp".to_owned(),
-            Some(IPPROTO_ICMP) => "icmp".to_owned(),
-            Some(IPPROTO_ICMPV6) => "icmpv6".to_owned(),
-            Some(47) => "gre".to_owned(),
-            Some(50) => "esp".to_owned(),
-            Some(51) => "ah".to_owned(),
-            Some(other) => format!("protocol {other}"),
+            Some(number) => protocol_worded(number),
             None if self.ether_type == 0x0806 => "arp".to_owned(),
             None => format!("0x{:04x}", self.ether_type),
         }
