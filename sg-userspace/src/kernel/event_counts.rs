@@ -88,11 +88,10 @@ fn read(
 ) -> Result<u32, KernelError> {
     let path = pins.event_counts(index);
     let reading = |e| KernelError::at_pin("reading", &path, e);
-    let map = sys::open_pin_to_read(&path).map_err(reading)?;
-    let info = sys::map_info(&path).map_err(reading)?;
+    let (map, info) = sys::open_map_to_read(&path).map_err(reading)?;
     let slots = info.max_entries();
     let cpus = aya::util::nr_cpus().map_err(|(file, e)| KernelError::io(file, e))?;
-    let bytes = sys::read_per_cpu_array(map.as_fd(), slots, size_of::<EventCounts>(), cpus)
+    let bytes = sys::read_per_cpu_array(map.fd().as_fd(), slots, size_of::<EventCounts>(), cpus)
         .map_err(reading)?;
     let (words, _) = bytes.as_chunks::<8>();
     let (values, _) = words.as_chunks::<WORDS>();

@@ -233,6 +233,11 @@ impl Source {
     }
 }
 
+/// A connection of either kind.
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
 async fn accept(listener: Listener, source: Arc<Mutex<Source>>) {
     let free = Arc::new(Semaphore::new(CONNECTIONS));
     let answers = Arc::new(Semaphore::new(ANSWERS));
@@ -248,34 +253,25 @@ async fn accept(listener: Listener, source: Arc<Mutex<Source>>) {
         let Ok(permit) = Arc::clone(&free).acquire_owned().await else {
             return;
         };
-        let (source, answers) = (Arc::clone(&source), Arc::clone(&answers));
-        let accepted = match &listener {
-            Polled::Tcp(tcp) => tcp.accept().await.map(|(stream, _)| {
-                tokio::spawn(async move {
-                    answer(stream, &source, &answers).await;
-                    drop(permit);
-                })
-            }),
-            Polled::Unix(unix) => unix.accept().await.map(|(stream, _)| {
-                tokio::spawn(async move {
-                    answer(stream, &source, &answers).await;
-                    drop(permit);
-                })
-            }),
+        let accepted: io::Result<Box<dyn Stream>> = match &listener {
+            Polled::Tcp(tcp) => tcp.accept().await.map(|(one, _)| Box::new(one) as _),
+            Polled::Unix(unix) => unix.accept().await.map(|(one, _)| Box::new(one) as _),
         };
-        if accepted.is_err() {
+        let Ok(stream) = accepted else {
             // No more descriptors, say. It passes.
             tokio::time::sleep(Duration::from_millis(100)).await;
-        }
+            continue;
+        };
+        let (source, answers) = (Arc::clone(&source), Arc::clone(&answers));
+        tokio::spawn(async move {
+            answer(stream, &source, &answers).await;
+            drop(permit);
+        });
     }
 }
 
 /// Answers one request. If the other side is gone or too slow, nobody is left to tell.
-async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
-    mut stream: S,
-    source: &Mutex<Source>,
-    answers: &Semaphore,
-) {
+async fn answer(mut stream: Box<dyn Stream>, source: &Mutex<Source>, answers: &Semaphore) {
     let request = match timeout(PATIENCE, head(&mut stream)).await {
         Ok(Ok(request)) => request,
         Ok(Err(_)) => return,

@@ -282,16 +282,21 @@ pub(in crate::kernel) fn map_error(error: MapError) -> io::Error {
     }
 }
 
+/// The map that is pinned at `path`, and what it is made of.
+pub(in crate::kernel) fn open_map_to_read(path: &Path) -> io::Result<(MapData, MapInfo)> {
+    let map = MapData::from_fd(open_pin_to_read(path)?).map_err(map_error)?;
+    let info = map.info().map_err(map_error)?;
+    Ok((map, info))
+}
+
 /// What the map that is pinned at `path` is made of.
 pub(in crate::kernel) fn map_info(path: &Path) -> io::Result<MapInfo> {
-    let map = MapData::from_fd(open_pin_to_read(path)?).map_err(map_error)?;
-    map.info().map_err(map_error)
+    Ok(open_map_to_read(path)?.1)
 }
 
 /// The first value of the array map pinned at `path`. `None` for another kind of map.
 pub(in crate::kernel) fn read_blob(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    let map = MapData::from_fd(open_pin_to_read(path)?).map_err(map_error)?;
-    let info = map.info().map_err(map_error)?;
+    let (map, info) = open_map_to_read(path)?;
     if !matches!(info.map_type(), Ok(MapType::Array)) || info.max_entries() == 0 {
         return Ok(None);
     }
@@ -302,8 +307,7 @@ pub(in crate::kernel) fn read_blob(path: &Path) -> io::Result<Option<Vec<u8>>> {
 
 /// The bytes of the map of [`create_pages`] that is pinned at `path`. `None` for another map.
 pub(in crate::kernel) fn read_pages(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    let map = MapData::from_fd(open_pin_to_read(path)?).map_err(map_error)?;
-    let info = map.info().map_err(map_error)?;
+    let (map, info) = open_map_to_read(path)?;
     let is_array = matches!(info.map_type(), Ok(MapType::Array));
     if !is_array || info.value_size() as usize != PAGE || info.max_entries() == 0 {
         return Ok(None);

@@ -23,8 +23,8 @@ pub(super) use links::{
 };
 pub(super) use maps::{
     MapMemory, create_blob, create_pages, create_program_array, each_hash_entry, entries,
-    fill_array, freeze, is_array_of, lookup, map_error, map_info, read_array, read_blob,
-    read_pages, read_per_cpu_array, write_value,
+    fill_array, freeze, is_array_of, lookup, map_error, map_info, open_map_to_read, read_array,
+    read_blob, read_pages, read_per_cpu_array, write_value,
 };
 pub(super) use pins::{open_pin, open_pin_to_read, pin, pin_error};
 #[cfg(test)]
