@@ -65,7 +65,9 @@ fn a_spoofed_flood_evicts_no_idle_connection() {
         false => (FLOOD, DEFAULT_MAX_FLOWS),
     };
     sandbox(|sandbox| {
-        let policy = rules_from_lines("in tcp 80 from any accept\nin udp 53 from any accept");
+        let mut policy = rules_from_lines("in tcp 80 from any accept\nin udp 53 from any accept");
+        // Longer than the flood takes, also on a busy machine.
+        policy.timeouts[Timeout::UdpStream as usize] = 3600;
         let slots = [FIRST_RULE_SLOT, FIRST_RULE_SLOT + 1];
         let compiled = compile_policy(&policy, &slots, Budget::default()).expect("tables fit");
         let (shared, pins) = pinned_maps(sandbox, max_flows);
@@ -92,7 +94,7 @@ fn a_spoofed_flood_evicts_no_idle_connection() {
                 frame(&format!("tcp {client} > {node} ack")).bytes()
             ));
         }
-        let table = FlowTable::open(&pins, &Timeout::defaults()).unwrap_or_else(|e| panic!("{e}"));
+        let table = FlowTable::open(&pins, &policy.timeouts).unwrap_or_else(|e| panic!("{e}"));
         let value = FlowValue {
             created: monotonic_now() - 3 * SECOND,
             last_seen: monotonic_now(),
