@@ -62,7 +62,7 @@ fn lets_in(world: &World, patience: &str) -> bool {
 }
 
 /// Waits until `status` has no policy that waits.
-fn wait_until_undone(world: &World) -> Value {
+pub(super) fn wait_until_undone(world: &World) -> Value {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let found = status(world);

@@ -260,6 +260,29 @@ fn what_is_not_shown_is_said() {
     assert!(err.contains(" of 3,000 not shown"), "{err}");
 }
 
+/// Proves O2: a watcher names the rules of the policy that has come back when another one was not
+/// confirmed, and its filter finds them at their places.
+#[test]
+fn a_policy_that_comes_back_has_its_rules_again() {
+    let world = applied(POLICY);
+    let dropped = |port| world.send_udp_to_node(port);
+    let all = Running::following(&world, &[], "rule 2 dns web.yaml:4", || dropped(53));
+    let second = Running::following(&world, &["--rule", "inbound:2"], "rule 2 dns", || {
+        dropped(53);
+    });
+    let words = ["--iface", "nic", "--confirm-within", "3s"];
+    let policy = file(world.dir.path(), "mistake.yaml", super::confirm::MISTAKE);
+    world
+        .run(&[&["apply", policy.as_str()], &words[..]].concat())
+        .ok();
+    all.sees("44 B no-match", || dropped(53));
+    super::confirm::wait_until_undone(&world);
+    // What it has shown before.
+    second.lines.try_iter().for_each(drop);
+    all.sees("44 B rule 2 dns web.yaml:4", || dropped(53));
+    second.sees("rule 2 dns web.yaml:4", || dropped(53));
+}
+
 /// Proves O3: it ends when nobody reads what it prints any more.
 #[test]
 fn it_ends_with_its_reader() {

@@ -1,10 +1,8 @@
 //! What numbers in events mean: interfaces, rules and times. The records that say so are read again
-//! only when others have taken their place.
+//! only when they have changed.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs;
 use std::net::IpAddr;
-use std::os::unix::fs::MetadataExt;
 
 use jiff::{SignedDuration, Timestamp};
 use nix::time::{ClockId, clock_gettime};
@@ -19,7 +17,8 @@ use super::tally::{Counts, Delivered, Tally};
 use crate::kernel::KernelError;
 use crate::kernel::event_ring::Taken;
 use crate::kernel::pins::InterfacePins;
-use crate::kernel::state::{SlotOwner, State, no_match, reason_of_slot};
+use crate::kernel::records::Stamp;
+use crate::kernel::state::{SlotOwner, no_match, reason_of_slot};
 use crate::kernel::trial::monotonic_offset;
 use crate::observe::attached::name_now;
 use crate::observe::decided::DecidedBy;
@@ -27,8 +26,8 @@ use crate::observe::decided::DecidedBy;
 /// The names of one attachment.
 #[derive(Default)]
 pub(super) struct Names {
-    /// The index and the record's pin of each interface.
-    read: Vec<(u32, Option<u64>)>,
+    /// Each interface with the stamp of its record, or `None` if it had none.
+    read: Vec<(u32, Option<Stamp>)>,
     /// By index.
     interfaces: HashMap<u32, String>,
     rules: HashMap<u32, Owner>,
@@ -55,11 +54,8 @@ impl Names {
     /// now.
     pub(super) fn refresh(&mut self, pins: &InterfacePins) -> Result<(), KernelError> {
         let all = pins.of_attachment()?;
-        let record = |one: &InterfacePins| fs::metadata(one.state()).ok().map(|it| it.ino());
-        let found: Vec<_> = all.iter().map(|one| (one.ifindex, record(one))).collect();
-        if found != self.read {
+        if !self.is_current(&all)? {
             self.read_records(&all)?;
-            self.read = found;
         }
         for one in &all {
             let name = name_now(one);
@@ -68,13 +64,32 @@ impl Names {
         Ok(())
     }
 
+    fn is_current(&self, all: &[InterfacePins]) -> Result<bool, KernelError> {
+        if all.len() != self.read.len() {
+            return Ok(false);
+        }
+        for (one, (ifindex, stamp)) in all.iter().zip(&self.read) {
+            let is_same = match stamp {
+                Some(stamp) => one.ifindex == *ifindex && stamp.is_current(one)?,
+                None => false,
+            };
+            if !is_same {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     fn read_records(&mut self, all: &[InterfacePins]) -> Result<(), KernelError> {
+        let mut read = Vec::new();
         let (mut rules, mut reasons) = (HashMap::new(), HashMap::new());
         let mut candidates = HashMap::new();
         for one in all {
-            let Some(state) = State::read(one)? else {
+            let Some((state, stamp)) = Stamp::read(one)? else {
+                read.push((one.ifindex, None));
                 continue;
             };
+            read.push((one.ifindex, Some(stamp)));
             self.interfaces.insert(one.ifindex, state.interface.clone());
             for (slot, (owner, is_there)) in state.rules_by_slot() {
                 rules.insert(slot, Owner::of(owner, is_there));
@@ -88,7 +103,7 @@ impl Names {
                 candidates.extend(says.map(|says| (owner.slot, says)));
             }
         }
-        self.rules = rules;
+        (self.read, self.rules) = (read, rules);
         (self.reasons, self.candidates) = (reasons, candidates);
         Ok(())
     }
