@@ -1,5 +1,6 @@
 //! `sgctl log`: beside `run` and beside others, with filters, and how it ends.
 
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -258,6 +259,25 @@ fn what_is_not_shown_is_said() {
     assert_eq!(code, Some(0));
     assert!(err.contains("nic inbound rule 2 dns web.yaml:4: "), "{err}");
     assert!(err.contains(" of 3,000 not shown"), "{err}");
+}
+
+/// Proves O3: what `nohup` starts goes on when its terminal closes, and is ended by SIGTERM.
+#[test]
+fn it_outlives_its_terminal_if_it_is_to() {
+    let world = applied(POLICY);
+    let mut command = world.command(&["log", "--follow"]);
+    // SAFETY: signal(2) may be called between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            libc::signal(libc::SIGHUP, libc::SIG_IGN);
+            Ok(())
+        });
+    }
+    let log = Running::of(&mut command);
+    log.sees("192.0.2.1:98", || world.send_udp_to_node(98));
+    log.signal(Signal::SIGHUP);
+    log.sees("192.0.2.1:99", || world.send_udp_to_node(99));
+    assert_eq!(log.end(Signal::SIGTERM).0, Some(0));
 }
 
 /// Proves O2: a watcher names the rules of the policy that has come back when another one was not

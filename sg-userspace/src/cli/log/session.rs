@@ -19,7 +19,7 @@ use super::sources::{Sources, add};
 use crate::cli::context::Context;
 use crate::cli::event_line::{Columns, not_shown, rule_text};
 use crate::cli::failure::Failure;
-use crate::cli::reader::has_no_reader;
+use crate::cli::reader::{has_no_reader, ignores_hangup};
 use crate::cli::screen::Paint;
 use crate::cli::units::{count, thousands};
 
@@ -464,10 +464,11 @@ fn written(capture: &Capture) -> String {
     }
 }
 
-/// Set by the signals that end the command.
+/// Set by the signals that end the command. What nohup(1) starts goes on when its terminal closes.
 fn stop_flags() -> io::Result<Arc<AtomicBool>> {
     let stop = Arc::default();
-    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+    let hangup = (!ignores_hangup()).then_some(libc::SIGHUP);
+    for signal in [libc::SIGINT, libc::SIGTERM].into_iter().chain(hangup) {
         signal_hook::flag::register(signal, Arc::clone(&stop))?;
     }
     Ok(stop)

@@ -1,11 +1,11 @@
 //! The terminal that a command was started on, or the pipe that it writes to, and whether the other
 //! end is still open.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
 
-use crate::cli::reader::has_no_reader;
+use crate::cli::reader::{has_no_reader, ignores_hangup};
 
 /// The state of the terminal at the start.
 pub(super) struct Terminal {
@@ -80,15 +80,6 @@ fn streams() -> [bool; 3] {
 
 fn is_controlled() -> bool {
     File::open("/dev/tty").is_ok()
-}
-
-/// Whether SIGHUP is ignored. /proc/self/status has a mask of ignored signals whose first bit is
-/// SIGHUP (proc_pid_status(5)).
-fn ignores_hangup() -> bool {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-    mask.is_some_and(|mask| mask & 1 != 0)
 }
 
 #[cfg(test)]
