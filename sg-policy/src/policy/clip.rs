@@ -2,14 +2,18 @@
 
 use std::borrow::Cow;
 
-/// Whether a terminal obeys a character where it should show it: control characters, and those that
-/// reorder the text around them (Unicode Standard Annex 9, section 2).
+/// Whether a terminal obeys a character where it should show it.
 pub fn is_obeyed(c: char) -> bool {
-    let reorders = matches!(
+    c.is_control() || moves_text(c)
+}
+
+/// Whether a character that is no control character reorders the text around it (Unicode Standard
+/// Annex 9, section 2) or ends its line.
+pub fn moves_text(c: char) -> bool {
+    matches!(
         c,
-        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
-    );
-    reorders || c.is_control()
+        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+    )
 }
 
 /// A text short enough to be quoted in an error.

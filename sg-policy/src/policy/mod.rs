@@ -43,7 +43,7 @@ mod yaml;
 
 pub(crate) use address::{mask4, mask6, split as split_range};
 pub use builtin::{Builtin, builtin, builtins};
-pub use clip::is_obeyed;
+pub use clip::{is_obeyed, moves_text};
 pub(crate) use cover::{Cover, is_whole_family};
 pub use duration::seconds_in;
 pub use endpoint::Endpoint;

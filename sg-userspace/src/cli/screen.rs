@@ -9,6 +9,7 @@ use std::io::{self, ErrorKind, IsTerminal, Write};
 use clap::ValueEnum;
 use serde::Serialize;
 use sg_common::verdict::Action;
+use sg_policy::policy::moves_text;
 use textwrap::core::{Word, display_width};
 use textwrap::{WordSeparator, WordSplitter};
 
@@ -156,9 +157,10 @@ impl Screen {
 
     /// Text as people read it here: commands have the options that they need, lines are wrapped
     /// between words, continued lines are indented, and there is no character that the locale does
-    /// not have.
+    /// not have, nor one that would reorder a line: a name in a policy may hold such.
     pub(super) fn for_people(&self, text: &str) -> String {
         let text = placed(text);
+        let text = text.replace(moves_text, " ");
         let text = self.plain(&text);
         match self.width {
             None => text.into_owned(),
@@ -350,7 +352,14 @@ impl Frame {
 
 #[cfg(test)]
 mod tests {
-    use super::{clip, wrapped};
+    use super::{ColorChoice, Screen, clip, wrapped};
+
+    #[test]
+    fn a_name_in_a_policy_cannot_reorder_or_end_a_line() {
+        let screen = Screen::stdout(ColorChoice::Never);
+        let text = "rule 1 of a\u{202e}b\u{2028}c\nby\u{2067}d\n";
+        assert_eq!(screen.for_people(text), "rule 1 of a b c\nby d\n");
+    }
 
     #[test]
     fn a_line_is_cut_where_the_terminal_ends_and_colours_stay() {
