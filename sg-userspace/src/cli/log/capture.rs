@@ -364,7 +364,7 @@ fn verdict(packet: &LoggedPacket) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::event_line::syn;
+    use crate::cli::event_line::tests::syn;
 
     #[test]
     fn files_are_numbered_before_their_extension() {
