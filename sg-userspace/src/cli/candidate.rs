@@ -17,6 +17,7 @@ use super::interrupt::Interrupt;
 use super::screen::{Frame, Paint, Screen, paint_of, wrapped};
 use super::table::{Column, Table};
 use super::units::{ago, bytes, clean, count, short_digest, thousands};
+use super::words::in_netns;
 
 /// Prints it for those of the interfaces that have a candidate.
 pub(super) fn print(context: &Context, found: &[Attached], json: bool) -> Result<(), Failure> {
@@ -88,11 +89,10 @@ fn text(screen: &Screen, one: &Candidate) -> String {
     let Standing {
         interface, netns, ..
     } = &one.standing;
-    let place = netns.as_ref().map(|netns| format!(" in {netns}"));
     let mut out = format!(
         "{}{}  {}, generation {}\n  candidate {}  {}\n",
         screen.paint(Paint::Bold, clean(interface)),
-        clean(&place.unwrap_or_default()),
+        clean(&in_netns(netns.as_deref())),
         screen.paint(Paint::Bold, clean(&one.policy.name)),
         one.policy.generation,
         screen.paint(Paint::Bold, clean(&watched.name)),

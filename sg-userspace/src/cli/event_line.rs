@@ -7,7 +7,6 @@ use std::path::Path;
 
 use sg_common::protocol::IPPROTO_ICMPV6;
 use sg_common::tcp;
-use sg_common::verdict::Direction;
 use sg_policy::policy::icmp_type_name;
 use sg_userspace::observe::decided::DecidedBy;
 use sg_userspace::observe::events::{LoggedPacket, LoggingRule, end};
@@ -15,6 +14,7 @@ use textwrap::core::display_width;
 
 use super::screen::{Paint, Screen, paint_of};
 use super::units::{clean, thousands};
+use super::words::{GONE_RULE, short_direction};
 
 /// The widths of the columns.
 pub(super) struct Columns {
@@ -46,10 +46,6 @@ impl Columns {
     /// The line, without the time. On a terminal it goes on below where there is no room for more:
     /// it is broken between its parts and never within one.
     pub(super) fn line(&mut self, screen: &Screen, packet: &LoggedPacket) -> String {
-        let direction = match packet.direction {
-            Direction::Inbound => "in",
-            Direction::Outbound => "out",
-        };
         let interface = match self.shows_interface {
             true => clean(&packet.interface),
             false => String::new(),
@@ -57,7 +53,7 @@ impl Columns {
         let cells = [
             interface,
             packet.verdict.name().to_owned(),
-            direction.to_owned(),
+            short_direction(packet.direction).to_owned(),
             packet.protocol_name(),
             end(packet.source()),
             end(packet.destination()),
@@ -247,7 +243,7 @@ fn cut(text: &str, place: Option<&str>, room: usize) -> Option<String> {
 pub(super) fn decider(packet: &LoggedPacket) -> String {
     match &packet.rule {
         Some(rule) => rule_text(rule),
-        None if packet.reason == DecidedBy::Rule => "a rule that is gone".to_owned(),
+        None if packet.reason == DecidedBy::Rule => GONE_RULE.to_owned(),
         None => packet.reason.to_string(),
     }
 }

@@ -19,12 +19,12 @@ use sg_userspace::observe::inquiry::explain_attached;
 use sg_userspace::observe::way::{Decision, ExplainedRule, JudgedBy, NearRule, Way};
 
 use super::context::Context;
-use super::counters::about;
 use super::explain_args::{Explain, Packet};
 use super::failure::Failure;
 use super::health;
 use super::screen::{Paint, Screen};
 use super::units::{clean, count, nearly, place as place_of, span};
+use super::words::{GONE_RULE, SEEDED, about};
 
 /// An answer with what listens at the port.
 #[derive(Serialize)]
@@ -182,7 +182,7 @@ fn way_text(screen: &Screen, answer: &Answer, way: &Way) -> String {
     match &way.flow {
         Some(flow) => {
             let rule = match (&flow.rule, flow.is_seeded) {
-                (_, true) => "was there before the first policy".to_owned(),
+                (_, true) => SEEDED.to_owned(),
                 (Some(rule), _) => {
                     let position = rule.position.map(|n| format!("{n} "));
                     let title = titled(rule.name.as_deref(), &rule.summary);
@@ -256,7 +256,7 @@ fn decided(decision: &Decision, direction: Direction) -> String {
         }
         (Some(rule), _, false) => format!("by {direction} {}", named(rule)),
         (None, DecidedBy::Reason(reason), _) => format!("{reason}: {}", about(reason)),
-        (None, DecidedBy::Rule, _) => "by a rule that is gone".to_owned(),
+        (None, DecidedBy::Rule, _) => format!("by {GONE_RULE}"),
     };
     format!("{}, {by}", decision.verdict.name())
 }

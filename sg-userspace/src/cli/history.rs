@@ -11,6 +11,7 @@ use super::failure::Failure;
 use super::screen::Paint;
 use super::table::{Column, Table};
 use super::units::{ago, short_digest};
+use super::words::in_netns;
 
 /// The policy in force and the last five that it replaced
 #[derive(Args)]
@@ -89,10 +90,7 @@ fn title(context: &Context, row: &Row) -> String {
     let mut names = vec![row.interface.as_str()];
     names.extend(row.shared_with.iter().map(String::as_str));
     let names = context.out.paint(Paint::Bold, names.join(", "));
-    match &row.netns {
-        Some(netns) => format!("{names} in {netns}"),
-        None => names,
-    }
+    names + &in_netns(row.netns.as_deref())
 }
 
 fn table(context: &Context, policies: &[Past]) -> String {

@@ -47,6 +47,7 @@ mod rates;
 mod remedy;
 mod sarif;
 mod unit;
+mod words;
 
 // Arguments, the screen, failures and units, for all.
 mod context;

@@ -22,6 +22,7 @@ use super::failure::Failure;
 use super::files;
 use super::patience::Patience;
 use super::units::clean;
+use super::words::in_netns;
 
 /// With --output, a set with more entries than this is a file.
 const ENTRIES_INLINE: usize = 1000;
@@ -197,10 +198,7 @@ impl Show {
 
 /// The comments before the policy.
 fn head(interface: &str, netns: Option<&str>, what: &What) -> String {
-    let place = match netns {
-        Some(netns) => format!("{interface} in {netns}"),
-        None => interface.to_owned(),
-    };
+    let place = format!("{interface}{}", in_netns(netns));
     what.lines(&place)
         .iter()
         .map(|line| format!("# {}\n", clean(line)))

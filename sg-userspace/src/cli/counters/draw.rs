@@ -15,6 +15,7 @@ use crate::cli::rates::{Rate, Rates};
 use crate::cli::screen::{Paint, Screen, clip, paint_of};
 use crate::cli::table::{Column, Table};
 use crate::cli::units::{ago, bytes, clean, count, seconds_of, short, short_digest, thousands};
+use crate::cli::words::{in_netns, short_direction};
 
 /// What to draw.
 #[derive(Clone, Copy)]
@@ -64,8 +65,7 @@ fn heading(screen: &Screen, one: &Counters) -> String {
     let Standing {
         interface, netns, ..
     } = &one.standing;
-    let place = netns.as_ref().map(|netns| format!(" in {netns}"));
-    let place = clean(&place.unwrap_or_default());
+    let place = clean(&in_netns(netns.as_deref()));
     let (interface, name) = (clean(interface), clean(&policy.name));
     let rest = format!(
         "sha256:{}, generation {}, applied {}",
@@ -229,9 +229,8 @@ struct Filling<'a> {
 impl Filling<'_> {
     fn direction(&self, direction: Direction) -> String {
         match (self.words, direction) {
-            (Words::Long, direction) => direction.to_string(),
-            (_, Direction::Inbound) => "in".to_owned(),
-            (_, Direction::Outbound) => "out".to_owned(),
+            (Words::Long, direction) => direction.name().to_owned(),
+            (_, direction) => short_direction(direction).to_owned(),
         }
     }
 

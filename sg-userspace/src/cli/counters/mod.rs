@@ -18,7 +18,6 @@ use sg_userspace::observe::counters::{Counters, Origin, counters_since};
 pub(super) use self::choice::Choice;
 pub(super) use self::draw::{Look, text};
 pub(super) use self::json::Json as JsonCounters;
-pub(super) use self::rows::about;
 use super::candidate;
 use super::context::{Context, Ifaces, Json};
 use super::failure::Failure;

@@ -2,13 +2,14 @@
 
 use std::ops::Range;
 
-use sg_common::verdict::{Action, Direction, Reason};
+use sg_common::verdict::{Action, Direction};
 use sg_policy::policy::titled;
 use sg_userspace::observe::counters::{Counters, RuleCounters};
 
 use super::choice::{Choice, Numbers};
 use crate::cli::rates::{Rate, Rates};
 use crate::cli::units::count;
+use crate::cli::words::{about, position_of};
 
 pub(super) struct Row<'a> {
     pub(super) direction: Direction,
@@ -95,9 +96,7 @@ fn rules<'a>(
         Row {
             direction,
             // It is shown even if the description does not fit.
-            number: rule
-                .position
-                .map_or_else(|| "gone".into(), |position| position.to_string()),
+            number: position_of(rule.position),
             action: Some(rule.action),
             group: &rule.group,
             what: titled(rule.name.as_deref(), &rule.summary),
@@ -133,7 +132,7 @@ fn removed<'a>(
     let is_one_action = gone.iter().all(|rule| rule.action == first.action);
     Some(Row {
         direction,
-        number: "gone".into(),
+        number: position_of(None),
         action: is_one_action.then_some(first.action),
         group: "",
         what: "removed rules".into(),
@@ -163,22 +162,4 @@ fn reasons<'a>(
             has_replies: false,
         })
         .collect()
-}
-
-/// Describes a reason.
-pub(in crate::cli) fn about(reason: Reason) -> &'static str {
-    match reason {
-        Reason::NonIp | Reason::NonIpDropped | Reason::NonIpAudited => {
-            "neither IPv4 nor IPv6: ARP and the like"
-        }
-        Reason::Essential => "neighbour discovery, MLD, IGMP, DHCP replies",
-        Reason::Related => "ICMP errors about admitted traffic",
-        Reason::RelatedAudited => "ICMP errors about audited traffic",
-        Reason::Seeded => "flows from before the first attachment",
-        Reason::NoMatch | Reason::NoMatchAudited => "no rule matched",
-        Reason::Malformed | Reason::MalformedAudited => "headers that do not parse",
-        Reason::Fragment | Reason::FragmentAudited => "fragments whose first one is unknown",
-        Reason::Revoked | Reason::RevokedAudited => "flows cut by a later policy or by --kill",
-        Reason::Incomplete => "programs of the enforcer are missing: apply the policy again",
-    }
 }

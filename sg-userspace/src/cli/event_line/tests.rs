@@ -1,6 +1,6 @@
 //! The line of a packet, on terminals of several widths and without one.
 
-use sg_common::verdict::{Action, Reason};
+use sg_common::verdict::{Action, Direction, Reason};
 use sg_policy::policy::Location;
 use sg_userspace::observe::decided::DecidedBy;
 

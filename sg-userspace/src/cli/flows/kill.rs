@@ -10,14 +10,14 @@ use sg_userspace::kernel::impact::own_connections;
 use sg_userspace::kernel::kill::{Chosen, Killed, kill};
 use sg_userspace::observe::flows::{Flow, FlowState};
 
-use super::super::context::Context;
-use super::super::failure::Failure;
-use super::super::json_rows;
-use super::super::screen::{Paint, Screen};
-use super::super::units::count;
 use super::args::Flows;
 use super::listed::{Listed, SHOWN, listed};
 use super::text;
+use crate::cli::context::Context;
+use crate::cli::failure::Failure;
+use crate::cli::json_rows;
+use crate::cli::screen::{Paint, Screen};
+use crate::cli::units::count;
 
 /// What was done in one attachment.
 #[derive(Serialize)]

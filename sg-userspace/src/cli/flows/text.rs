@@ -4,15 +4,17 @@
 use std::fmt::{self, Write as _};
 use std::net::IpAddr;
 
+use sg_common::verdict::Direction;
 use sg_policy::policy::{Endpoint, Protocol, protocol_name, titled};
 use sg_userspace::observe::flows::{Flow, FlowState, Opened};
 
-use super::super::failure::Failure;
-use super::super::health::warnings;
-use super::super::screen::{Paint, Screen, clip};
-use super::super::table::{Column, Table};
-use super::super::units::{clean, count, nearly, span, thousands};
 use super::listed::{Listed, Tables};
+use crate::cli::failure::Failure;
+use crate::cli::health::warnings;
+use crate::cli::screen::{Paint, Screen, clip};
+use crate::cli::table::{Column, Table};
+use crate::cli::units::{clean, count, nearly, span, thousands};
+use crate::cli::words::{SEEDED, in_netns, position_of, short_direction};
 
 /// From so many flows on they are plain lines: a table is built whole before it is printed.
 const MANY: usize = 1000;
@@ -103,11 +105,7 @@ fn table(screen: &Screen, flows: &[Flow], words: Words) -> Table {
 fn heading(screen: &Screen, one: &Listed) -> String {
     let mut names = vec![one.standing.interface.as_str()];
     names.extend(one.shared_with.iter().map(String::as_str));
-    let place = one
-        .standing
-        .netns
-        .as_ref()
-        .map(|netns| format!(" in {netns}"));
+    let place = in_netns(one.standing.netns.as_deref());
     let flows = match one.matching == one.total {
         true => count(one.total, "flow"),
         false => format!(
@@ -120,7 +118,7 @@ fn heading(screen: &Screen, one: &Listed) -> String {
     format!(
         "{}{}  {flows}{}\n{}",
         screen.paint(Paint::Bold, clean(&names.join(", "))),
-        clean(&place.unwrap_or_default()),
+        clean(&place),
         evicted(&one.tables),
         warnings.collect::<String>()
     )
@@ -154,14 +152,10 @@ fn evicted(tables: &Tables) -> String {
 fn rule_of(flow: &Flow) -> String {
     let rule = flow.rule.as_ref().map(|rule| {
         let title = titled(rule.name.as_deref(), &rule.summary);
-        match rule.position {
-            Some(position) => format!("{position}  {title}"),
-            // The same word as in `counters`.
-            None => format!("gone  {title}"),
-        }
+        format!("{}  {title}", position_of(rule.position))
     });
     let rule = match flow.is_seeded {
-        true => Some("was there before the first policy".to_owned()),
+        true => Some(SEEDED.to_owned()),
         false => rule,
     };
     rule.unwrap_or_else(|| "-".into())
@@ -173,10 +167,7 @@ fn short_rule_of(flow: &Flow) -> String {
         return if flow.is_seeded { "seeded" } else { "-" }.to_owned();
     };
     let name = rule.name.as_ref().unwrap_or(&rule.summary);
-    match rule.position {
-        Some(position) => format!("{position} {name}"),
-        None => format!("gone {name}"),
-    }
+    format!("{} {name}", position_of(rule.position))
 }
 
 /// A flow on several lines, for a terminal that is too narrow for a row.
@@ -225,8 +216,8 @@ fn cells(flow: &Flow, words: Words) -> Vec<(String, Option<Paint>)> {
         Words::Long => (opened, state, rule_of(flow)),
         Words::Short => (
             match flow.opened {
-                Opened::Inbound => "in",
-                Opened::Outbound => "out",
+                Opened::Inbound => short_direction(Direction::Inbound),
+                Opened::Outbound => short_direction(Direction::Outbound),
                 Opened::Unknown => "?",
             },
             flow.state.short(),

@@ -5,6 +5,7 @@ use std::cmp::Ordering;
 use sg_userspace::observe::counters::RuleCounters;
 
 use super::track::Row;
+use crate::cli::words::position_of;
 
 /// The order of the list, the greatest first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -108,10 +109,8 @@ fn has_all(rule: &RuleCounters, words: &[String]) -> bool {
     if words.is_empty() {
         return true;
     }
-    let position = match rule.position {
-        Some(position) => format!("#{position}"),
-        None => "gone".to_owned(),
-    };
+    let mark = if rule.position.is_some() { "#" } else { "" };
+    let position = format!("{mark}{}", position_of(rule.position));
     let optional = |text: &Option<String>| text.clone().unwrap_or_default();
     let all = format!(
         "{} {position} {} {} {} {} {}",

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use sg_common::flow::{FlowKind, Timeout};
-use sg_common::verdict::Direction;
 use sg_userspace::kernel::flow_tables::FlowTableUse;
 use sg_userspace::kernel::{Fault, FaultCode};
 use sg_userspace::observe::flows::FlowRule;

@@ -6,11 +6,11 @@ use sg_common::protocol::{IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP};
 use sg_common::verdict::Direction;
 
 use super::pen::{Pen, under};
-use super::rules::short;
 use super::table::{self, Column, Entry, fixed, number};
 use crate::cli::screen::Paint;
 use crate::cli::top::model::{Model, Table};
 use crate::cli::units::thousands;
+use crate::cli::words::short_direction;
 
 /// The width of the ports where they stand beside the sources.
 const PORTS: u16 = 30;
@@ -105,7 +105,7 @@ fn lines(
     let line = |(direction, what, count): (Direction, String, u64)| {
         let share = format!("{:.1} %", count as f64 / seen as f64 * 100.0);
         let cells = vec![
-            (short(direction).to_owned(), plain),
+            (short_direction(direction).to_owned(), plain),
             (what, plain),
             (thousands(count), plain),
             (share, dim),

@@ -7,7 +7,7 @@ use ratatui::layout::Rect;
 use ratatui::text::{Line, Span};
 use sg_common::verdict::Direction;
 use sg_userspace::observe::candidate::CandidateStatus;
-use sg_userspace::observe::status::Health;
+use sg_userspace::observe::status::{Health, Standing};
 use textwrap::{WordSeparator, WordSplitter};
 
 use super::pen::{Now, Pen};
@@ -17,6 +17,7 @@ use crate::cli::placed::{placed, with_command};
 use crate::cli::screen::Paint;
 use crate::cli::top::model::{About, Direct, Flows, Model, Table};
 use crate::cli::units::{bit_rate, count, left, packet_rate, since, thousands};
+use crate::cli::words::in_netns;
 
 /// How many lines of notes are shown.
 const NOTES: usize = 4;
@@ -97,10 +98,12 @@ fn named(pen: &Pen<'_>, table: &Table, now: &Now, room: usize) -> Vec<Span<'stat
         return Vec::new();
     };
     let is_one = table.interfaces.len() == 1;
-    let name = match (is_one, &first.standing.netns) {
-        (false, _) => count(table.interfaces.len(), "interface"),
-        (true, Some(netns)) => format!("{} in {netns}", first.standing.interface),
-        (true, None) => first.standing.interface.clone(),
+    let Standing {
+        interface, netns, ..
+    } = &first.standing;
+    let name = match is_one {
+        true => format!("{interface}{}", in_netns(netns.as_deref())),
+        false => count(table.interfaces.len(), "interface"),
     };
     let policy = &first.policy;
     let is_same = |other: &About| other.attachment == first.attachment;

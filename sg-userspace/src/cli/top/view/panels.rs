@@ -7,13 +7,12 @@ use sg_userspace::observe::counters::ReasonCounters;
 
 use super::drops;
 use super::pen::{Now, Pen, under};
-use super::rules::short;
 use super::table::{self, Column, Entry, fixed, number, text};
-use crate::cli::counters::about;
 use crate::cli::screen::{Paint, paint_of};
 use crate::cli::top::model::{Model, Panel, Table};
 use crate::cli::top::track::Row;
 use crate::cli::units::{packet_rate, since, thousands};
+use crate::cli::words::{about, short_direction};
 
 const TREND: usize = 8;
 
@@ -92,7 +91,7 @@ fn reasons(pen: &mut Pen<'_>, area: Rect, table: &Table, hint: &str) {
         let reason = &row.what;
         let action = pen.look.style(paint_of(reason.action));
         let cells = vec![
-            (short(reason.direction).to_owned(), plain),
+            (short_direction(reason.direction).to_owned(), plain),
             (reason.action.to_string(), action),
             (reason.reason.to_string(), plain),
             (about(reason.reason).to_owned(), dim),

@@ -3,7 +3,6 @@
 use ratatui::layout::Rect;
 use ratatui::style::Modifier;
 use ratatui::text::{Line, Span};
-use sg_common::verdict::Direction;
 use sg_policy::policy::titled;
 use sg_userspace::observe::counters::RuleCounters;
 
@@ -14,6 +13,7 @@ use crate::cli::top::list::{Sort, is_zero};
 use crate::cli::top::model::{Model, Table};
 use crate::cli::top::track::Row;
 use crate::cli::units::{bit_rate, bytes, count, packet_rate, thousands};
+use crate::cli::words::{position_of, short_direction};
 
 /// The lines above the rules: a heading, and the names of the columns.
 pub(super) const HEADINGS: u16 = 2;
@@ -103,13 +103,9 @@ fn entry(pen: &Pen<'_>, row: &Row<RuleCounters>, has_groups: bool, trend: usize)
         true => (dim, dim),
         false => (plain, look.style(paint_of(rule.action))),
     };
-    let position = match rule.position {
-        Some(position) => position.to_string(),
-        None => "gone".to_owned(),
-    };
     let mut cells = vec![
-        (short(rule.direction).to_owned(), style),
-        (position, style),
+        (short_direction(rule.direction).to_owned(), style),
+        (position_of(rule.position), style),
         (rule.action.to_string(), action),
     ];
     if has_groups {
@@ -133,13 +129,6 @@ fn entry(pen: &Pen<'_>, row: &Row<RuleCounters>, has_groups: bool, trend: usize)
     Entry {
         cells,
         style: plain,
-    }
-}
-
-pub(super) fn short(direction: Direction) -> &'static str {
-    match direction {
-        Direction::Inbound => "in",
-        Direction::Outbound => "out",
     }
 }
 
