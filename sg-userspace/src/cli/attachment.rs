@@ -1,11 +1,38 @@
-//! The one attachment that a command is about, and all its interfaces.
+//! The attached interfaces that a command is about: those that it reads, or all of one attachment.
 
 use clap::Args;
 use sg_userspace::kernel::KernelError;
-use sg_userspace::observe::attached::{Attached, attached, found};
+use sg_userspace::observe::attached::{Attached, attached, found, other_layouts};
 
 use super::context::{Context, Ifaces};
 use super::failure::Failure;
+
+/// The attached interfaces that a reading command is about. An error if there are none. One on
+/// which the first `apply` was cut short keeps nobody from reading the others; `status` has it.
+pub(super) fn to_read(context: &Context, ifaces: &Ifaces) -> Result<Vec<Attached>, Failure> {
+    let scope = context.here(ifaces);
+    let mut found = attached(&context.bpffs, &scope)?;
+    let is_named = !ifaces.names.is_empty();
+    match found.iter().find(|one| one.is_cut_short()) {
+        Some(cut) if is_named || found.iter().all(Attached::is_cut_short) => {
+            cut.state()?;
+        }
+        Some(_) => found.retain(|one| !one.is_cut_short()),
+        None => {}
+    }
+    if let Some(other) = other_layouts(&context.bpffs, &scope)?.into_iter().next() {
+        return Err(other.into());
+    }
+    match found.is_empty() {
+        false => Ok(found),
+        true => Err(nothing_attached(context)),
+    }
+}
+
+fn nothing_attached(context: &Context) -> Failure {
+    let scope = context.any_interface();
+    KernelError::NotAttached { scope }.into()
+}
 
 /// The first of the named interfaces, or of those here, whose attachment must be the only one that
 /// is named. `command` is the one with the arguments `A`.
@@ -16,10 +43,7 @@ pub(super) fn only_one<A: Args>(
 ) -> Result<Attached, Failure> {
     let mut named = found(&context.bpffs, &context.here(ifaces))?.into_iter();
     let Some(first) = named.next() else {
-        return Err(KernelError::NotAttached {
-            scope: context.any_interface(),
-        }
-        .into());
+        return Err(nothing_attached(context));
     };
     if named.any(|one| !first.pins.shares_with(&one.pins)) {
         return Err(Failure::usage::<A>(

@@ -1,6 +1,7 @@
 //! The options that all commands share, and the arguments that several have.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 use sg_userspace::kernel::{netns, netns_name};
@@ -22,6 +23,15 @@ pub(super) struct Ifaces {
     /// Only this interface, or those that match a pattern such as 'eth*'; may be repeated
     #[arg(long = "iface", alias = "interface", value_name = "IF")]
     pub(super) names: Vec<String>,
+}
+
+/// Parses the time between two readings, in seconds.
+pub(super) fn interval(text: &str) -> Result<Duration, String> {
+    let expected = "expected seconds from 0.1 to 86400, such as 1 or 0.5";
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.1..=86_400.0).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
+        _ => Err(expected.to_owned()),
+    }
 }
 
 /// The options that all commands share.

@@ -11,15 +11,16 @@ use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
-use sg_userspace::kernel::{KernelError, set_zero};
-use sg_userspace::observe::attached::{Attached, attached, other_layouts};
+use sg_userspace::kernel::set_zero;
+use sg_userspace::observe::attached::Attached;
 use sg_userspace::observe::counters::{Counters, Origin, counters_since};
 
 pub(super) use self::choice::Choice;
 pub(super) use self::draw::{Look, text};
 pub(super) use self::json::Json as JsonCounters;
+use super::attachment::to_read;
 use super::candidate;
-use super::context::{Context, Ifaces, Json};
+use super::context::{Context, Ifaces, Json, interval};
 use super::failure::Failure;
 use super::interrupt::Interrupt;
 use super::rates::{Rates, Reading};
@@ -61,7 +62,7 @@ pub(super) struct CountersCommand {
         value_name = "SECONDS",
         num_args = 0..=1,
         default_missing_value = "1",
-        value_parser = seconds
+        value_parser = interval
     )]
     watch: Option<Duration>,
     #[command(flatten)]
@@ -82,15 +83,6 @@ pub(super) struct CountersCommand {
     json: Json,
 }
 
-/// Parses an interval in seconds.
-pub(super) fn seconds(text: &str) -> Result<Duration, String> {
-    let expected = "expected seconds from 0.1 to 86400, such as 1 or 0.5";
-    match text.parse::<f64>() {
-        Ok(seconds) if (0.1..=86_400.0).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
-        _ => Err(expected.to_owned()),
-    }
-}
-
 /// Over which time a rate is measured where nobody watches.
 const MOMENT: Duration = Duration::from_secs(1);
 
@@ -109,10 +101,10 @@ impl CountersCommand {
         match self.watch {
             _ if self.reset => self.reset(context),
             None if self.candidate => {
-                candidate::print(context, &find(context, &self.ifaces)?, self.json.json)
+                candidate::print(context, &to_read(context, &self.ifaces)?, self.json.json)
             }
             Some(interval) if self.candidate => {
-                let find = || find(context, &self.ifaces);
+                let find = || to_read(context, &self.ifaces);
                 candidate::watch(context, find, interval, self.json.json)
             }
             None => self.once(context),
@@ -126,7 +118,10 @@ impl CountersCommand {
             false => Origin::Attachment,
         };
         let read = |one: Attached| Ok(counters_since(&one, origin)?);
-        find(context, &self.ifaces)?.into_iter().map(read).collect()
+        to_read(context, &self.ifaces)?
+            .into_iter()
+            .map(read)
+            .collect()
     }
 
     fn once(&self, context: &Context) -> Result<(), Failure> {
@@ -217,7 +212,7 @@ impl CountersCommand {
     /// Sets the zero of each interface, one after the other.
     fn reset(&self, context: &Context) -> Result<(), Failure> {
         let mut done = Vec::new();
-        for one in find(context, &self.ifaces)? {
+        for one in to_read(context, &self.ifaces)? {
             let before = one.counted_since()?;
             let zero = set_zero(&context.bpffs, &one.pins)?;
             let place = one.condition_if_known();
@@ -242,30 +237,5 @@ impl CountersCommand {
         });
         let text: String = lines.collect();
         context.out.say(&text).map_err(Failure::after_all)
-    }
-}
-
-/// The attached interfaces that a reading command is about. An error if there are none. One on
-/// which the first `apply` was cut short keeps nobody from reading the others; `status` has it.
-pub(super) fn find(context: &Context, ifaces: &Ifaces) -> Result<Vec<Attached>, Failure> {
-    let scope = context.here(ifaces);
-    let mut found = attached(&context.bpffs, &scope)?;
-    let is_named = !ifaces.names.is_empty();
-    match found.iter().find(|one| one.is_cut_short()) {
-        Some(cut) if is_named || found.iter().all(Attached::is_cut_short) => {
-            cut.state()?;
-        }
-        Some(_) => found.retain(|one| !one.is_cut_short()),
-        None => {}
-    }
-    if let Some(other) = other_layouts(&context.bpffs, &scope)?.into_iter().next() {
-        return Err(other.into());
-    }
-    match found.is_empty() {
-        false => Ok(found),
-        true => Err(KernelError::NotAttached {
-            scope: context.any_interface(),
-        }
-        .into()),
     }
 }

@@ -7,8 +7,8 @@ use sg_userspace::observe::attached::Attached;
 use sg_userspace::observe::flows::{Sort, StateChoice, Wanted};
 
 use super::listed::{Listed, SHOWN, listed};
-use crate::cli::context::{Context, Ifaces, Json};
-use crate::cli::counters::{find, seconds};
+use crate::cli::attachment::to_read;
+use crate::cli::context::{Context, Ifaces, Json, interval};
 use crate::cli::failure::Failure;
 use crate::cli::filters::Filters;
 
@@ -69,7 +69,7 @@ pub(in crate::cli) struct Flows {
         value_name = "SECONDS",
         num_args = 0..=1,
         default_missing_value = "1",
-        value_parser = seconds
+        value_parser = interval
     )]
     pub(super) watch: Option<Duration>,
     /// End these flows, after asking; takes a filter or --all
@@ -142,7 +142,7 @@ impl Flows {
     /// One interface of each attachment: the others share its table.
     pub(super) fn tables(&self, context: &Context) -> Result<Vec<Attached>, Failure> {
         let mut all: Vec<Attached> = Vec::new();
-        for one in find(context, &self.ifaces)? {
+        for one in to_read(context, &self.ifaces)? {
             if !all.iter().any(|before| before.pins.shares_with(&one.pins)) {
                 all.push(one);
             }

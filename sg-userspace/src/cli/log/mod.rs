@@ -16,8 +16,8 @@ use self::capture::{Capture, Rotation};
 use self::choice::{Choice, file_size, files, last, snap, time};
 use self::session::{Asked, Session};
 use self::sources::{Mode, Sources};
+use super::attachment::to_read;
 use super::context::{Context, Ifaces, Json};
-use super::counters::find;
 use super::failure::Failure;
 use super::filters::Filters;
 
@@ -105,7 +105,7 @@ impl Log {
             (true, false) => Mode::Watch,
         };
         let snap = if self.write.is_some() { self.snap } else { 0 };
-        let found = find(context, &self.ifaces)?;
+        let found = to_read(context, &self.ifaces)?;
         self.filters.refuse_unknown::<Log>("log", &found)?;
         let sources = Sources::open(found, &self.ifaces, mode, snap)?;
         let capture = match &self.write {

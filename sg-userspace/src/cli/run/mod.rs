@@ -51,8 +51,7 @@ use self::serve::Metrics;
 use self::session::{Parts, Session, Watched, find_before};
 use self::terminal::Terminal;
 use super::apply;
-use super::context::{Context, Json};
-use super::counters::seconds;
+use super::context::{Context, Json, interval};
 use super::failure::Failure;
 use super::metrics::server::Address;
 use super::policy_args::{Attach, Policies};
@@ -127,7 +126,7 @@ pub(super) struct Run {
     #[arg(long, value_name = "ADDRESS:PORT", requires = "confirm_within")]
     confirm_if_reachable: Vec<Target>,
     /// Show the counters every so many seconds; 1 on a terminal, else 10
-    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", value_parser = interval)]
     interval: Option<Duration>,
     /// Serve metrics for Prometheus: at an address such as 127.0.0.1:9750, or at the path of a
     /// socket

@@ -9,8 +9,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::context::{Context, Ifaces};
-use super::counters::seconds;
+use super::context::{Context, Ifaces, interval};
 use super::failure::Failure;
 
 mod drops;
@@ -56,7 +55,7 @@ pub(super) struct Top {
     #[command(flatten)]
     ifaces: Ifaces,
     /// Read again every so many seconds
-    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = interval)]
     interval: Duration,
 }
 

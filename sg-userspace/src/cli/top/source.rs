@@ -7,8 +7,8 @@ use sg_userspace::observe::sampler::Sampler;
 
 use super::reading::{InterfaceReading, Reading, Seen};
 use super::watcher::Watcher;
+use crate::cli::attachment::to_read;
 use crate::cli::context::{Context, Ifaces};
-use crate::cli::counters::find;
 use crate::cli::failure::Failure;
 
 pub(super) struct Source<'a> {
@@ -43,7 +43,7 @@ impl<'a> Source<'a> {
     /// Finds what is attached now. Returns what keeps single interfaces from being read.
     fn list(&mut self) -> Result<Vec<KernelError>, Failure> {
         let (context, ifaces) = (self.context, self.ifaces);
-        let found = self.listing.pass(|| find(context, ifaces))?;
+        let found = self.listing.pass(|| to_read(context, ifaces))?;
         let mut before = std::mem::take(&mut self.samplers);
         let mut errors = Vec::new();
         for one in found {
