@@ -13,10 +13,17 @@ struct Seen {
     bytes: u64,
 }
 
+/// What is counted in a second.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Rate {
     pub(super) packets: f64,
     pub(super) bytes: f64,
+}
+
+impl Rate {
+    pub(super) fn bits(self) -> f64 {
+        self.bytes * 8.0
+    }
 }
 
 /// A reading, with which the next one is compared.

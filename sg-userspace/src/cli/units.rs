@@ -44,8 +44,8 @@ pub(super) fn packet_rate(rate: f64) -> String {
 }
 
 /// Bits per second: `1.21 Mbit/s`.
-pub(super) fn bit_rate(bytes_per_second: f64) -> String {
-    match bytes_per_second * 8.0 {
+pub(super) fn bit_rate(rate: f64) -> String {
+    match rate {
         r if r < 1000.0 => format!("{r:.0} bit/s"),
         r => format!("{}bit/s", short(r)),
     }
@@ -170,7 +170,7 @@ mod tests {
         assert_eq!(bytes(u64::MAX), "16.0 EiB");
         assert_eq!(packet_rate(12.4), "12/s");
         assert_eq!(packet_rate(1_210_000.0), "1.21 M/s");
-        assert_eq!(bit_rate(125_000.0), "1.00 Mbit/s");
+        assert_eq!(bit_rate(1_000_000.0), "1.00 Mbit/s");
         assert_eq!(short(999.4), "999");
         assert_eq!(short(1e6), "1.00 M");
         assert_eq!(span(119), "119 s");

@@ -1,5 +1,7 @@
 //! Which rows of the counters are shown, and in which order. Tables, JSON and CSV ask here.
 
+use std::cmp::Ordering;
+
 use clap::{Args, ValueEnum};
 use sg_userspace::observe::counters::{Counters, ReasonCounters, RuleCounters};
 
@@ -75,8 +77,13 @@ impl Numbers {
         }
     }
 
+    /// All that it counts, in both directions.
+    pub(super) fn packets_and_replies(&self) -> u64 {
+        self.packets + self.replies
+    }
+
     pub(super) fn is_zero(&self) -> bool {
-        self.packets == 0 && self.replies == 0
+        self.packets_and_replies() == 0
     }
 
     fn by(&self, key: Key) -> f64 {
@@ -88,6 +95,14 @@ impl Numbers {
             Key::BitRate => self.rate.bytes,
             Key::Replies => self.replies as f64,
         }
+    }
+
+    /// The order of two rows: the higher one first. Of rows that are equal the one with more
+    /// packets comes first; those that are equal in that too keep their order in a stable sort.
+    pub(super) fn highest_first(&self, other: &Numbers, key: Key) -> Ordering {
+        let by_key = other.by(key).total_cmp(&self.by(key));
+        let packets = Numbers::packets_and_replies;
+        by_key.then(packets(other).cmp(&packets(self)))
     }
 }
 
@@ -128,13 +143,7 @@ impl Choice {
             .collect();
         let zeros = rows.len() - shown.len();
         if let Some(key) = self.key(has_rates) {
-            // Of rows that are equal the one with more packets comes first, then they keep their
-            // order.
-            let counted = |i: usize| rows[i].packets + rows[i].replies;
-            shown.sort_by(|a, b| {
-                let by_key = rows[*b].by(key).total_cmp(&rows[*a].by(key));
-                by_key.then(counted(*b).cmp(&counted(*a)))
-            });
+            shown.sort_by(|a, b| rows[*a].highest_first(&rows[*b], key));
         }
         let top = self.top.map_or(shown.len(), |top| top as usize);
         let lower = shown.len().saturating_sub(top);

@@ -19,7 +19,7 @@ pub(super) fn rows(one: &Counters, rates: Option<&Rates>) -> String {
         None => [String::new(), String::new()],
         Some(rate) => [
             format!("{:.1}", rate.packets),
-            format!("{:.1}", rate.bytes * 8.0),
+            format!("{:.1}", rate.bits()),
         ],
     };
     let mut row = |fields: [&str; 15], rate: [String; 2]| {

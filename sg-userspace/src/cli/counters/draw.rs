@@ -329,7 +329,7 @@ fn packets(rate: Rate) -> String {
 }
 
 fn bits(rate: Rate) -> String {
-    format!("{:>6}", short(rate.bytes * 8.0))
+    format!("{:>6}", short(rate.bits()))
 }
 
 #[cfg(test)]

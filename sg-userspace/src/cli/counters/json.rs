@@ -39,7 +39,7 @@ impl<'a> Json<'a> {
                 Rated {
                     row,
                     packets_per_second: rate.map(|rate| tenths(rate.packets)),
-                    bits_per_second: rate.map(|rate| tenths(rate.bytes * 8.0)),
+                    bits_per_second: rate.map(|rate| tenths(rate.bits())),
                 }
             };
             rows.iter().map(rated).collect()

@@ -6,7 +6,7 @@ use sg_common::verdict::{Action, Direction};
 use sg_policy::policy::titled;
 use sg_userspace::observe::counters::{Counters, RuleCounters};
 
-use super::choice::{Choice, Numbers};
+use super::choice::{Choice, Key, Numbers};
 use crate::cli::rates::{Rate, Rates};
 use crate::cli::units::count;
 use crate::cli::words::{about, position_of};
@@ -60,14 +60,7 @@ impl<'a> Rows<'a> {
     pub(super) fn keep_busiest(&mut self, room: usize) {
         let numbers: Vec<Numbers> = self.rows.iter().map(|row| row.numbers).collect();
         let mut order: Vec<usize> = (0..numbers.len()).collect();
-        let packets = |i: usize| numbers[i].packets + numbers[i].replies;
-        order.sort_by(|a, b| {
-            let by_rate = numbers[*b]
-                .rate
-                .packets
-                .total_cmp(&numbers[*a].rate.packets);
-            by_rate.then(packets(*b).cmp(&packets(*a)))
-        });
+        order.sort_by(|a, b| numbers[*a].highest_first(&numbers[*b], Key::Rate));
         let mut is_kept = vec![false; numbers.len()];
         order.iter().take(room).for_each(|i| is_kept[*i] = true);
         self.lower += numbers.len().saturating_sub(room);

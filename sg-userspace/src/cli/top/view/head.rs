@@ -229,7 +229,7 @@ fn direct(pen: &Pen<'_>, total: &Direct, width: usize) -> Line<'static> {
         false => String::new(),
     };
     let bits = match has_bits {
-        true => format!("  {:>11}", bit_rate(total.all.rate.bytes)),
+        true => format!("  {:>11}", bit_rate(total.all.rate.bits())),
         false => String::new(),
     };
     const FIXED: usize = 64;

@@ -122,7 +122,7 @@ fn entry(pen: &Pen<'_>, row: &Row<RuleCounters>, has_groups: bool, trend: usize)
         // As wide as the widest, so that columns do not move while numbers change.
         (format!("{:>8}", packet_rate(row.track.rate.packets)), style),
         (format!("{:>8}", bytes(rule.bytes)), style),
-        (format!("{:>11}", bit_rate(row.track.rate.bytes)), style),
+        (format!("{:>11}", bit_rate(row.track.rate.bits())), style),
         (thousands(rule.reply_packets), style),
         (look.trend(row.track.history(trend), trend), action),
     ]);
