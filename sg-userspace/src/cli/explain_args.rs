@@ -4,18 +4,16 @@
 use std::net::{IpAddr, SocketAddr};
 
 use clap::Args;
-use sg_common::protocol::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP};
+use sg_common::protocol::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP};
 use sg_common::verdict::Direction;
 use sg_policy::policy::{Endpoint, PolicyInput, Protocol, icmp_type, protocol_in};
 use sg_userspace::observe::explain::{Question, Transport};
+use sg_userspace::observe::filter::direction_in;
 
 use super::context::Json;
 use super::failure::Failure;
 use super::policy_args::Sets;
 use super::units::count;
-
-const ECHO_REQUEST: u8 = 8;
-const ECHO_REQUEST_V6: u8 = 128;
 
 /// Which rule decides a packet, and why
 #[derive(Args)]
@@ -230,7 +228,7 @@ fn too_few(words: usize, wanted: &str) -> String {
 }
 
 fn is_direction(word: &str) -> bool {
-    ["inbound", "in", "outbound", "out"].contains(&word)
+    direction_in(word).is_some()
 }
 
 fn packet_of(
@@ -240,14 +238,11 @@ fn packet_of(
     local: Option<&str>,
 ) -> Result<Packet, String> {
     let direction = match direction {
-        Some("inbound" | "in") => Some(Direction::Inbound),
-        Some("outbound" | "out") => Some(Direction::Outbound),
         None => None,
-        Some(other) => {
-            return Err(format!(
-                "`{other}` is no DIRECTION: expected inbound or outbound"
-            ));
-        }
+        Some(word) => Some(
+            direction_in(word)
+                .ok_or_else(|| format!("`{word}` is no DIRECTION: expected inbound or outbound"))?,
+        ),
     };
     let (remote, remote_port) = end("REMOTE", remote)?;
     let (local, local_port) = match local {
@@ -261,10 +256,7 @@ fn packet_of(
         ));
     }
     let transport = transport(protocol, remote)?;
-    let has_ports = matches!(
-        transport,
-        Transport::Protocol(IPPROTO_TCP | IPPROTO_UDP | IPPROTO_SCTP)
-    );
+    let has_ports = transport.has_ports();
     if !has_ports && (remote_port.is_some() || local_port.is_some()) {
         return Err(format!("{protocol} has no ports: give the addresses alone"));
     }
@@ -357,8 +349,8 @@ fn transport(protocol: &str, address: IpAddr) -> Result<Transport, String> {
     };
     let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
     match (number, address, detail) {
-        (IPPROTO_ICMP, IpAddr::V4(_), detail) => icmp(detail, ECHO_REQUEST),
-        (IPPROTO_ICMPV6, IpAddr::V6(_), detail) => icmp(detail, ECHO_REQUEST_V6),
+        (IPPROTO_ICMP, IpAddr::V4(_), detail) => icmp(detail, false),
+        (IPPROTO_ICMPV6, IpAddr::V6(_), detail) => icmp(detail, true),
         (IPPROTO_ICMP, _, _) if name == "icmp" => Err(format!(
             "icmp is never in {family} packets: write icmpv6, or IPv4 addresses"
         )),
@@ -373,14 +365,9 @@ fn transport(protocol: &str, address: IpAddr) -> Result<Transport, String> {
     }
 }
 
-fn icmp(detail: Option<&str>, echo_request: u8) -> Result<Transport, String> {
-    let is_v6 = echo_request == ECHO_REQUEST_V6;
-    let Some(detail) = detail else {
-        return Ok(Transport::Icmp {
-            kind: echo_request,
-            code: 0,
-        });
-    };
+/// An ICMP message. Without its type it is an echo request.
+fn icmp(detail: Option<&str>, is_v6: bool) -> Result<Transport, String> {
+    let detail = detail.unwrap_or("echo-request");
     let (kind, code) = detail.split_once('/').unwrap_or((detail, "0"));
     match (icmp_type(kind, is_v6), code.parse()) {
         (Some(kind), Ok(code)) => Ok(Transport::Icmp { kind, code }),

@@ -55,6 +55,13 @@ pub struct CandidateRule {
     pub identity: String,
 }
 
+impl Beside {
+    /// What the candidate does: as its rule says, and it drops what none matches.
+    pub(crate) fn verdict(&self) -> Action {
+        self.rule.as_ref().map_or(Action::Drop, |rule| rule.action)
+    }
+}
+
 impl SlotOwner {
     /// A rule that has no slot yet.
     pub(super) fn of(rule: &Rule) -> SlotOwner {

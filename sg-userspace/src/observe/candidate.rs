@@ -1,4 +1,4 @@
-//! What would have had another outcome under the candidate beside a policy (SPEC C10), by pair of
+//! What would have had another outcome under the candidate beside a policy (C10), by pair of
 //! rules: the rule of the policy that decided, and the candidate's that would have.
 
 use serde::Serialize;
@@ -178,8 +178,6 @@ pub(super) fn status_of(
 }
 
 fn row((owner, counts): &(&SlotOwner, SlotCounters), is_former: bool) -> PairCounters {
-    let beside = owner.beside.as_ref();
-    let rule = beside.and_then(|beside| beside.rule.as_ref());
     PairCounters {
         direction: owner.direction,
         enforced: Decision {
@@ -191,9 +189,9 @@ fn row((owner, counts): &(&SlotOwner, SlotCounters), is_former: bool) -> PairCou
                 summary: owner.summary.clone(),
             }),
         },
-        candidate: Some(Decision {
-            verdict: rule.map_or(Action::Drop, |rule| rule.action),
-            rule: rule.map(|rule| DecidingRule {
+        candidate: owner.beside.as_ref().map(|beside| Decision {
+            verdict: beside.verdict(),
+            rule: beside.rule.as_ref().map(|rule| DecidingRule {
                 group: rule.group.clone(),
                 position: Some(rule.position),
                 name: rule.name.clone(),

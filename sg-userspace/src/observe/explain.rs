@@ -44,6 +44,16 @@ pub enum Transport {
     Protocol(u8),
 }
 
+impl Transport {
+    /// Whether its packets have ports.
+    pub fn has_ports(self) -> bool {
+        match self {
+            Transport::Protocol(number) => kind_of(number, false).has_ports(),
+            Transport::Arp | Transport::NonIp | Transport::Icmp { .. } => false,
+        }
+    }
+}
+
 /// `explain --json`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Explanation {

@@ -51,16 +51,21 @@ pub struct RuleChoice {
     position: Option<u32>,
 }
 
+/// A direction as a person names it: `inbound` or `in`, `outbound` or `out`. `None` if it is
+/// neither.
+pub fn direction_in(word: &str) -> Option<Direction> {
+    match word {
+        "inbound" | "in" => Some(Direction::Inbound),
+        "outbound" | "out" => Some(Direction::Outbound),
+        _ => None,
+    }
+}
+
 impl RuleChoice {
     /// Parses `NAME`, `POSITION`, `inbound:POSITION` or `outbound:NAME`. Any text may be a name.
     pub fn of(text: &str) -> RuleChoice {
-        let direction = |word: &str| match word {
-            "inbound" | "in" => Some(Direction::Inbound),
-            "outbound" | "out" => Some(Direction::Outbound),
-            _ => None,
-        };
         let parts = text.split_once(':');
-        let parts = parts.and_then(|(side, word)| Some((direction(side)?, word)));
+        let parts = parts.and_then(|(side, word)| Some((direction_in(side)?, word)));
         let (direction, word) = match parts {
             Some((direction, word)) => (Some(direction), word),
             None => (None, text),

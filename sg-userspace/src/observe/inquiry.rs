@@ -239,7 +239,7 @@ impl<'a> Inquiry<'a> {
         if matches!(question.transport, Transport::Arp | Transport::NonIp) {
             return 0;
         }
-        let has_ports = question.has_ports();
+        let has_ports = question.transport.has_ports();
         let fits = |given: Option<u16>, port: u16| {
             let given = given.filter(|_| has_ports);
             given.is_none_or(|given| given == port)
@@ -378,19 +378,12 @@ fn reply_to(wire: &Wire) -> Option<Body> {
 }
 
 impl Question {
-    fn has_ports(&self) -> bool {
-        matches!(
-            self.transport,
-            Transport::Protocol(IPPROTO_TCP | IPPROTO_UDP | IPPROTO_SCTP)
-        )
-    }
-
     /// What stands for the ports in the tuple of the packet's flow, if that is given whole. The
     /// identifier of an ICMP query is not.
     fn flow_ports(&self) -> Option<(u16, u16)> {
         match self.transport {
             Transport::Arp | Transport::NonIp | Transport::Icmp { .. } => None,
-            Transport::Protocol(_) if self.has_ports() => {
+            Transport::Protocol(_) if self.transport.has_ports() => {
                 Some((self.local_port?, self.remote_port?))
             }
             Transport::Protocol(_) => Some((0, 0)),

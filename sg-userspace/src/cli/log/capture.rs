@@ -228,7 +228,7 @@ impl Capture {
         if let Some((_, packets)) = self.interfaces.get_mut(name) {
             *packets += 1;
         }
-        let head = with_tag(packet);
+        let head = packet.head_on_the_wire();
         let bytes = &head[..head.len().min(self.snap as usize)];
         let block = Packet {
             interface,
@@ -317,20 +317,6 @@ fn numbered(path: &Path, number: usize) -> PathBuf {
         None => format!("{stem}-{number:05}"),
     };
     path.with_file_name(name)
-}
-
-/// Its first bytes as they are on the wire: with the tag that the device takes out or puts in.
-fn with_tag(packet: &LoggedPacket) -> Vec<u8> {
-    const ADDRESSES: usize = 12;
-    let mut bytes = packet.head.clone();
-    if let Some(tag) = packet.tag_beside
-        && bytes.len() >= ADDRESSES
-    {
-        let [a, b] = tag.to_be_bytes();
-        // IEEE 802.1Q.
-        bytes.splice(ADDRESSES..ADDRESSES, [0x81, 0x00, a, b]);
-    }
-    bytes
 }
 
 /// `drop inbound: no-match, generation 3`.

@@ -1,5 +1,6 @@
 //! What the first bytes of a frame say: its VLANs, its type, and the protocol and the ends of a
-//! packet that the packet path has not parsed, for it is malformed or a later fragment.
+//! packet that the packet path has not parsed, for it is malformed or a later fragment. All numbers
+//! of a frame are big-endian.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -7,10 +8,14 @@ use sg_common::protocol::{
     IPPROTO_AH, IPPROTO_DSTOPTS, IPPROTO_FRAGMENT, IPPROTO_HOPOPTS, IPPROTO_ROUTING,
 };
 
-/// IEEE 802 numbers.
-const VLAN: [u16; 2] = [0x8100, 0x88a8];
-const IPV4: u16 = 0x0800;
-const IPV6: u16 = 0x86dd;
+/// Types of frames (IEEE 802), as Linux numbers them in include/uapi/linux/if_ether.h.
+const CUSTOMER_VLAN: u16 = libc::ETH_P_8021Q as u16;
+const SERVICE_VLAN: u16 = libc::ETH_P_8021AD as u16;
+const IPV4: u16 = libc::ETH_P_IP as u16;
+const IPV6: u16 = libc::ETH_P_IPV6 as u16;
+
+/// The two MAC addresses in front of the type.
+const ADDRESSES: usize = 12;
 
 /// The headers of a frame, as far as they are there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,11 +35,11 @@ impl Headers {
             vlans: tag.iter().map(|tag| tag & VLAN_NUMBER).collect(),
             ..Headers::default()
         };
-        let mut at = 12;
+        let mut at = ADDRESSES;
         let Some(mut found) = word(frame, at) else {
             return headers;
         };
-        while VLAN.contains(&found) && headers.vlans.len() < MOST_TAGS {
+        while [CUSTOMER_VLAN, SERVICE_VLAN].contains(&found) && headers.vlans.len() < MOST_TAGS {
             let (Some(tag), Some(next)) = (word(frame, at + 2), word(frame, at + 4)) else {
                 break;
             };
@@ -58,6 +63,17 @@ const VLAN_NUMBER: u16 = 0x0fff;
 /// A third tag makes a frame malformed (K2), and shows.
 const MOST_TAGS: usize = 3;
 
+/// The frame with this tag behind its addresses. One that is too short for both has none.
+pub(super) fn with_tag(frame: &[u8], tag: u16) -> Vec<u8> {
+    let mut bytes = frame.to_vec();
+    if bytes.len() >= ADDRESSES {
+        let header = [CUSTOMER_VLAN, tag].map(u16::to_be_bytes);
+        bytes.splice(ADDRESSES..ADDRESSES, header.concat());
+    }
+    bytes
+}
+
+/// The 16 bits at an offset. `None` if the frame ends before.
 fn word(frame: &[u8], at: usize) -> Option<u16> {
     let bytes = frame.get(at..)?.first_chunk()?;
     Some(u16::from_be_bytes(*bytes))

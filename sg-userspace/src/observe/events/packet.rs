@@ -8,6 +8,8 @@ use serde::Serialize;
 use sg_common::verdict::{Action, Direction};
 use sg_policy::policy::{Endpoint, Location, protocol_worded, titled};
 
+use super::frame::with_tag;
+use crate::kernel::frame::ARP;
 use crate::kernel::state::Beside;
 use crate::observe::decided::DecidedBy;
 
@@ -73,10 +75,9 @@ pub struct CandidateSays {
 
 impl CandidateSays {
     pub(super) fn of(beside: &Beside) -> CandidateSays {
-        let rule = beside.rule.as_ref();
         CandidateSays {
-            verdict: rule.map_or(Action::Drop, |rule| rule.action),
-            rule: rule.map(|rule| LoggingRule {
+            verdict: beside.verdict(),
+            rule: beside.rule.as_ref().map(|rule| LoggingRule {
                 group: rule.group.clone(),
                 position: Some(rule.position),
                 name: rule.name.clone(),
@@ -119,11 +120,19 @@ impl LoggedPacket {
         }
     }
 
+    /// Its first bytes as they are on the wire, with the tag that the device takes out or puts in.
+    pub fn head_on_the_wire(&self) -> Vec<u8> {
+        match self.tag_beside {
+            Some(tag) => with_tag(&self.head, tag),
+            None => self.head.clone(),
+        }
+    }
+
     /// The name of its protocol as policies have it, or that of its frame.
     pub fn protocol_name(&self) -> String {
         match self.protocol {
             Some(number) => protocol_worded(number),
-            None if self.ether_type == 0x0806 => "arp".to_owned(),
+            None if self.ether_type == ARP => "arp".to_owned(),
             None => format!("0x{:04x}", self.ether_type),
         }
     }
