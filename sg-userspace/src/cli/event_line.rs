@@ -1,6 +1,7 @@
-//! The line of a packet in `log` and `run`: time, verdict, direction, protocol, both ends, what
-//! kind of packet, its length, and what decided. The columns are as wide as what they have had so
-//! far, so that the lines of a stream stand below each other and short ones stay short.
+//! The line of a packet in `log` and `run`: verdict, direction, protocol, both ends, what kind of
+//! packet, its length, and what decided. Who prints it puts the time in front. The columns are as
+//! wide as what they have had so far, so that the lines of a stream stand below each other and
+//! short ones stay short.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -16,19 +17,25 @@ use super::screen::{Paint, Screen, paint_of};
 use super::units::{clean, thousands};
 use super::words::{GONE_RULE, short_direction};
 
-/// The widths of the columns.
+/// How many columns there are: interface, verdict, direction, protocol, source, destination.
+const COLUMNS: usize = 6;
+const VERDICT: usize = 1;
+const DESTINATION: usize = 5;
+
+/// The columns of a stream of lines.
 pub(super) struct Columns {
     shows_interface: bool,
-    widths: [usize; 6],
+    /// How wide each is so far.
+    widths: [usize; COLUMNS],
 }
 
-/// What stands in front of the line on a terminal: `12:34:56.789 `.
+/// The width of the time that stands in front of the line on a terminal: `12:34:56.789 `.
 const TIME: usize = 13;
 
 /// The widths that the columns begin with, and those that they do not grow beyond: a longer text
 /// moves the rest of its line.
-const FIRST: [usize; 6] = [0, 4, 3, 3, 17, 13];
-const MOST: [usize; 6] = [15, 6, 3, 6, 21, 21];
+const FIRST: [usize; COLUMNS] = [0, 4, 3, 3, 17, 13];
+const MOST: [usize; COLUMNS] = [15, 6, 3, 6, 21, 21];
 
 impl Columns {
     pub(super) fn new(shows_interface: bool) -> Columns {
@@ -66,7 +73,7 @@ impl Columns {
             return aligned;
         }
         // A packet on one line, with all that decided it, is worth more than columns.
-        let narrow = row(screen, packet, &cells, &[0; 6]);
+        let narrow = row(screen, packet, &cells, &[0; COLUMNS]);
         let is_whole = narrow.contains(&clean(&decider(packet)));
         match is_whole && !narrow.contains('\n') {
             true => narrow,
@@ -76,18 +83,23 @@ impl Columns {
 }
 
 /// A row whose columns have these widths, or are as wide as their cells where those are wider.
-fn row(screen: &Screen, packet: &LoggedPacket, cells: &[String; 6], widths: &[usize; 6]) -> String {
-    let mut line = Broken::new(screen.width);
+fn row(
+    screen: &Screen,
+    packet: &LoggedPacket,
+    cells: &[String; COLUMNS],
+    widths: &[usize; COLUMNS],
+) -> String {
+    let mut line = Wrapped::new(screen.width);
     for (i, (cell, width)) in cells.iter().zip(widths).enumerate() {
         let len = display_width(cell);
         if len == 0 && *width == 0 {
             continue;
         }
-        let mark = if i == 5 { "> " } else { "" };
-        line.before(mark.len() + len);
+        let mark = if i == DESTINATION { "> " } else { "" };
+        line.begin_part(mark.len() + len);
         line.add(mark, mark.len());
         match i {
-            1 => line.add(&screen.paint(paint_of(packet.verdict), cell), len),
+            VERDICT => line.add(&screen.paint(paint_of(packet.verdict), cell), len),
             _ => line.add(cell, len),
         }
         let blank = width.saturating_sub(len);
@@ -97,14 +109,14 @@ fn row(screen: &Screen, packet: &LoggedPacket, cells: &[String; 6], widths: &[us
         line.part(&part);
     }
     line.part(&format!("{} B", packet.bytes));
-    let decider = decider_within(packet, line.room(), line.whole());
-    line.before(display_width(&decider));
+    let decider = decider_within(packet, line.room(), line.room_below());
+    line.begin_part(display_width(&decider));
     line.add(&screen.paint(Paint::Dim, &decider), 0);
     line.text
 }
 
-/// A line that goes on below, indented, where the terminal ends.
-struct Broken {
+/// A line that is wrapped between its parts: where the terminal ends it goes on below, indented.
+struct Wrapped {
     text: String,
     /// How many columns of the present line are taken. Colours take none.
     taken: usize,
@@ -112,12 +124,12 @@ struct Broken {
     width: Option<usize>,
 }
 
-impl Broken {
+impl Wrapped {
     const INDENT: &str = "  ";
 
     /// A line behind the time.
-    fn new(width: Option<usize>) -> Broken {
-        Broken {
+    fn new(width: Option<usize>) -> Wrapped {
+        Wrapped {
             text: String::new(),
             taken: TIME,
             is_first: true,
@@ -126,7 +138,7 @@ impl Broken {
     }
 
     /// Begins a part of so many columns: behind what is there, or below it.
-    fn before(&mut self, columns: usize) {
+    fn begin_part(&mut self, columns: usize) {
         if std::mem::take(&mut self.is_first) {
             return;
         }
@@ -136,18 +148,20 @@ impl Broken {
         }
         self.text.truncate(self.text.trim_end_matches(' ').len());
         self.text.push('\n');
-        self.text.push_str(Broken::INDENT);
-        self.taken = Broken::INDENT.len();
+        self.text.push_str(Wrapped::INDENT);
+        self.taken = Wrapped::INDENT.len();
     }
 
+    /// Adds text of so many columns to the part that was begun.
     fn add(&mut self, text: &str, columns: usize) {
         self.text.push_str(text);
         self.taken += columns;
     }
 
+    /// Adds a whole part.
     fn part(&mut self, text: &str) {
         let columns = display_width(text);
-        self.before(columns);
+        self.begin_part(columns);
         self.add(text, columns);
     }
 
@@ -157,9 +171,9 @@ impl Broken {
     }
 
     /// The room for a part on a line of its own.
-    fn whole(&self) -> Option<usize> {
+    fn room_below(&self) -> Option<usize> {
         let width = self.width?;
-        Some(width.saturating_sub(Broken::INDENT.len()))
+        Some(width.saturating_sub(Wrapped::INDENT.len()))
     }
 }
 
@@ -198,11 +212,10 @@ fn flags_of(flags: u8) -> String {
         (tcp::SYN, "syn"),
         (tcp::FIN, "fin"),
         (tcp::RST, "rst"),
-        // RFC 9293 section 3.1.
+        // The packet path needs no name for these (RFC 9293 section 3.1).
         (0x08, "psh"),
         (tcp::ACK, "ack"),
         (0x20, "urg"),
-        // RFC 3168 section 6.1.
         (0x40, "ece"),
         (0x80, "cwr"),
     ];
@@ -216,12 +229,12 @@ fn flags_of(flags: u8) -> String {
 
 /// As [`decider`], in the room that is left of a line, or else on a line of its own: the place of a
 /// rule is cut in front, `rule 7 ssh …ml:12`, where its line number still fits.
-fn decider_within(packet: &LoggedPacket, left: Option<usize>, whole: Option<usize>) -> String {
+fn decider_within(packet: &LoggedPacket, left: Option<usize>, below: Option<usize>) -> String {
     let text = clean(&decider(packet));
     let place = packet.rule.as_ref().and_then(place);
     let place = place.map(|place| clean(&place));
     let in_room = |room: Option<usize>| cut(&text, place.as_deref(), room?);
-    in_room(left).or_else(|| in_room(whole)).unwrap_or(text)
+    in_room(left).or_else(|| in_room(below)).unwrap_or(text)
 }
 
 /// The text in so much room, with the place at its end cut in front. `None` if that is too little.

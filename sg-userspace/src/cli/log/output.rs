@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io::{self, Write as _};
 
-/// So much is kept before it is written.
+/// How many bytes are kept in memory before they are written.
 const KEPT: usize = 64 << 10;
 
 enum To {
@@ -12,13 +12,14 @@ enum To {
     File(File),
 }
 
+/// Where a capture is written, block by block.
 pub(super) struct Output {
     to: To,
-    /// What is not written yet, and where its blocks end.
+    /// The blocks that are not written yet, and where each ends.
     kept: Vec<u8>,
     ends: Vec<usize>,
-    /// How much is written.
-    whole: u64,
+    /// How many bytes are written: whole blocks.
+    written: u64,
 }
 
 impl Output {
@@ -36,11 +37,11 @@ impl Output {
             to,
             kept: Vec::new(),
             ends: Vec::new(),
-            whole: 0,
+            written: 0,
         }
     }
 
-    /// Takes a block. Returns how long it is.
+    /// Takes a block, which `block` appends. Returns how many bytes it has.
     pub(super) fn block(
         &mut self,
         block: impl FnOnce(&mut Vec<u8>) -> io::Result<usize>,
@@ -53,10 +54,10 @@ impl Output {
         Ok(length)
     }
 
-    /// Hands on what is kept.
+    /// Writes what is kept.
     ///
     /// # Errors
-    /// A file then ends with the last block that is whole.
+    /// When not all of it can be written. A file then ends with the last block that is whole.
     pub(super) fn flush(&mut self) -> io::Result<()> {
         let kept = std::mem::take(&mut self.kept);
         let ends = std::mem::take(&mut self.ends);
@@ -71,10 +72,10 @@ impl Output {
             && let To::File(file) = &self.to
         {
             let whole = ends.iter().rev().find(|end| **end <= written);
-            // A pipe has no end that could be cut off.
-            let _ = file.set_len(self.whole + whole.copied().unwrap_or(0) as u64);
+            // A named pipe has no end that could be cut off.
+            let _ = file.set_len(self.written + whole.copied().unwrap_or(0) as u64);
         }
-        self.whole += kept.len() as u64;
+        self.written += kept.len() as u64;
         result
     }
 }

@@ -47,6 +47,19 @@ pub(super) enum Verdict {
     Tc(i64),
 }
 
+impl Verdict {
+    /// Whose it is in the first octet, then its number.
+    fn octets(self) -> Vec<u8> {
+        const BY_TC: u8 = 1;
+        const BY_XDP: u8 = 2;
+        let (by, number) = match self {
+            Verdict::Tc(number) => (BY_TC, number),
+            Verdict::Xdp(number) => (BY_XDP, number),
+        };
+        [&[by][..], &number.to_le_bytes()].concat()
+    }
+}
+
 /// A packet that is written.
 pub(super) struct Packet<'a> {
     /// The number of its interface: how many were described before that one.
@@ -62,14 +75,17 @@ pub(super) struct Packet<'a> {
     pub(super) verdict: Verdict,
 }
 
-/// What became of the packets of an interface.
+/// What became of the packets of an interface between two times.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Statistics {
     /// Nanoseconds since 1970.
     pub(super) start: u64,
     pub(super) stop: u64,
+    /// Packets that were to be in the file.
     pub(super) received: u64,
+    /// Those of them that are not, for want of room.
     pub(super) dropped: u64,
+    /// Those of them that are.
     pub(super) delivered: u64,
 }
 
@@ -95,26 +111,22 @@ pub(super) fn interface(to: &mut impl Write, name: &str, snap: u32) -> io::Resul
     block.write(to)
 }
 
+/// A packet with all that is known of it.
 pub(super) fn packet(to: &mut impl Write, packet: &Packet<'_>) -> io::Result<usize> {
     let mut block = Block::new(PACKET);
     block.u32(packet.interface);
-    block.time(packet.time);
+    block.bytes.extend(time(packet.time));
     block.u32(packet.bytes.len() as u32);
     block.u32(packet.len);
     block.padded(packet.bytes);
     block.option(COMMENT, packet.comment.as_bytes());
     block.option(FLAGS, &flags(packet).to_le_bytes());
     block.option(QUEUE, &packet.queue.to_le_bytes());
-    let (hook, number) = match packet.verdict {
-        Verdict::Tc(number) => (1, number),
-        Verdict::Xdp(number) => (2, number),
-    };
-    let mut verdict = vec![hook];
-    verdict.extend(number.to_le_bytes());
-    block.option(VERDICT, &verdict);
+    block.option(VERDICT, &packet.verdict.octets());
     block.write(to)
 }
 
+/// What became of the packets of an interface, by its number.
 pub(super) fn statistics(
     to: &mut impl Write,
     interface: u32,
@@ -122,13 +134,9 @@ pub(super) fn statistics(
 ) -> io::Result<usize> {
     let mut block = Block::new(STATISTICS);
     block.u32(interface);
-    block.time(of.stop);
-    for (code, time) in [(START, of.start), (STOP, of.stop)] {
-        let mut both = Vec::new();
-        both.extend(((time >> 32) as u32).to_le_bytes());
-        both.extend((time as u32).to_le_bytes());
-        block.option(code, &both);
-    }
+    block.bytes.extend(time(of.stop));
+    block.option(START, &time(of.start));
+    block.option(STOP, &time(of.stop));
     for (code, number) in [
         (RECEIVED, of.received),
         (DROPPED, of.dropped),
@@ -142,14 +150,25 @@ pub(super) fn statistics(
 /// Direction in the lowest two bits, and behind it whether the packet was sent to one receiver, to
 /// many or to all.
 fn flags(packet: &Packet<'_>) -> u32 {
-    let direction = if packet.is_inbound { 1 } else { 2 };
-    let to = match packet.bytes.first_chunk::<6>() {
-        None => 0,
-        Some([0xff, 0xff, 0xff, 0xff, 0xff, 0xff]) => 3,
-        Some([first, ..]) if first & 1 != 0 => 2,
-        Some(_) => 1,
+    const INBOUND: u32 = 1;
+    const OUTBOUND: u32 = 2;
+    const UNSPECIFIED: u32 = 0;
+    const UNICAST: u32 = 1;
+    const MULTICAST: u32 = 2;
+    const BROADCAST: u32 = 3;
+    let direction = if packet.is_inbound { INBOUND } else { OUTBOUND };
+    let reception = match packet.bytes.first_chunk::<6>() {
+        None => UNSPECIFIED,
+        Some([0xff, 0xff, 0xff, 0xff, 0xff, 0xff]) => BROADCAST,
+        Some([first, ..]) if first & 1 != 0 => MULTICAST,
+        Some(_) => UNICAST,
     };
-    direction | to << 2
+    direction | reception << 2
+}
+
+/// A time in nanoseconds as two 32-bit numbers, the upper half first.
+fn time(nanoseconds: u64) -> [u8; 8] {
+    nanoseconds.rotate_left(32).to_le_bytes()
 }
 
 /// A block: its type, its length, what is in it, and its length again.
@@ -174,12 +193,6 @@ impl Block {
 
     fn u64(&mut self, number: u64) {
         self.bytes.extend(number.to_le_bytes());
-    }
-
-    /// The upper half first.
-    fn time(&mut self, time: u64) {
-        self.u32((time >> 32) as u32);
-        self.u32(time as u32);
     }
 
     fn padded(&mut self, bytes: &[u8]) {
