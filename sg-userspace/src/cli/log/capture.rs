@@ -33,20 +33,25 @@ impl Rotation {
     }
 }
 
+/// What fails, in errors about files.
 const WRITING: &str = "writing the capture";
 
+/// A capture that is being written.
 pub(super) struct Capture {
     /// `None` for standard output.
     path: Option<PathBuf>,
     /// The interfaces that each file describes from its beginning.
     names: Vec<String>,
     rotation: Rotation,
+    /// How many bytes of a packet are written at most.
     snap: u32,
     out: Output,
+    /// How many bytes the present file has.
     written: u64,
+    /// When it was begun: by a clock that cannot be set, and in nanoseconds since 1970.
     since: Instant,
     begun: u64,
-    /// The files that there are, the oldest first, and the number of the next one.
+    /// The files that there are, the oldest first, and the number of the newest.
     files: VecDeque<PathBuf>,
     number: usize,
     /// The interfaces that the file describes, by name: their numbers, and how many packets of
@@ -54,10 +59,17 @@ pub(super) struct Capture {
     interfaces: BTreeMap<String, (u32, u64)>,
     /// Packets in all files.
     pub(super) packets: u64,
-    /// The next file begins with the next packet.
+    /// Whether a file is ended and the next one is not begun: it begins with the next packet.
     is_between: bool,
-    /// What the statistics of earlier files have said was produced and not delivered.
-    said: BTreeMap<String, (u64, u64)>,
+    /// What the statistics of earlier files have said of each interface.
+    said: BTreeMap<String, Said>,
+}
+
+/// What statistics have said of the events of an interface, all files together.
+#[derive(Clone, Copy, Default)]
+struct Said {
+    produced: u64,
+    not_delivered: u64,
 }
 
 impl Capture {
@@ -109,7 +121,7 @@ impl Capture {
                     true => numbered(path, self.number),
                     false => path.clone(),
                 };
-                // It has parts of what others have sent.
+                // Only its owner may read it: it has parts of what others have sent.
                 let mut options = OpenOptions::new();
                 options.write(true).create(true).truncate(true).mode(0o600);
                 let opened = options.open(&path);
@@ -118,17 +130,7 @@ impl Capture {
                 Output::file(file)
             }
         };
-        while self.rotation.is_on() && self.files.len() > self.rotation.files.max(1) {
-            if let Some(oldest) = self.files.pop_front() {
-                match fs::remove_file(&oldest) {
-                    Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                        let what = "removing the oldest capture";
-                        return Err(files::not_written(what, &oldest, e).into());
-                    }
-                    _ => {}
-                }
-            }
-        }
+        self.remove_oldest()?;
         self.interfaces.clear();
         (self.since, self.begun) = (Instant::now(), now());
         self.written = 0;
@@ -137,6 +139,24 @@ impl Capture {
             self.describe(&name)?;
         }
         self.flush()
+    }
+
+    /// Removes as many of the oldest files as there are too many.
+    fn remove_oldest(&mut self) -> Result<(), Failure> {
+        if !self.rotation.is_on() {
+            return Ok(());
+        }
+        let too_many = self.files.len().saturating_sub(self.rotation.files.max(1));
+        for oldest in self.files.drain(..too_many) {
+            match fs::remove_file(&oldest) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                    let what = "removing the oldest capture";
+                    return Err(files::not_written(what, &oldest, e).into());
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// Writes a block.
@@ -205,7 +225,7 @@ impl Capture {
         self.flush()
     }
 
-    /// Hands on what is buffered, so that whoever reads at the same time has all of it.
+    /// Writes what is buffered, so that whoever reads at the same time has all of it.
     pub(super) fn flush(&mut self) -> Result<(), Failure> {
         self.out.flush().map_err(|e| self.failed(e))
     }
@@ -216,6 +236,7 @@ impl Capture {
         names.collect()
     }
 
+    /// Writes a packet. After [`Capture::rotate`] it is the first one of the next file.
     pub(super) fn packet(&mut self, packet: &LoggedPacket) -> Result<(), Failure> {
         if std::mem::take(&mut self.is_between) {
             self.next_file()?;
@@ -245,30 +266,30 @@ impl Capture {
         Ok(())
     }
 
+    /// Writes what became of the packets of each interface since the file was begun, and remembers
+    /// it. `left` is how many of the counted packets of each are for the next files.
     fn statistics(&mut self, tallies: &[Tally], left: &BTreeMap<&str, u64>) -> Result<(), Failure> {
         let stop = now();
         let mut all = Vec::new();
         for (name, (number, delivered)) in &self.interfaces {
-            let of = tallies.iter().filter(|tally| tally.interface == *name);
-            let sums = of.fold((0, 0), |(produced, not), tally| {
-                (
-                    produced + tally.produced,
-                    not + tally.lost + tally.suppressed,
-                )
-            });
-            let before = self.said.get(name).copied().unwrap_or_default();
+            let mut counted = Said::default();
+            for tally in tallies.iter().filter(|tally| tally.interface == *name) {
+                counted.produced += tally.produced;
+                counted.not_delivered += tally.lost + tally.suppressed;
+            }
             let left = left.get(name.as_str()).copied().unwrap_or_default();
+            let before = self.said.get(name).copied().unwrap_or_default();
             // Under a flood there may be no tally, and what was said stays said.
-            let now = (
-                sums.0.saturating_sub(left).max(before.0),
-                sums.1.max(before.1),
-            );
+            let now = Said {
+                produced: counted.produced.saturating_sub(left).max(before.produced),
+                not_delivered: counted.not_delivered.max(before.not_delivered),
+            };
             self.said.insert(name.clone(), now);
             let statistics = Statistics {
                 start: self.begun,
                 stop,
-                received: now.0 - before.0,
-                dropped: now.1 - before.1,
+                received: now.produced - before.produced,
+                dropped: now.not_delivered - before.not_delivered,
                 delivered: *delivered,
             };
             all.push((*number, statistics));
@@ -280,6 +301,7 @@ impl Capture {
     }
 }
 
+/// The present time in nanoseconds since 1970.
 fn now() -> u64 {
     nanoseconds(Timestamp::now())
 }

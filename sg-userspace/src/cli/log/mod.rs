@@ -107,7 +107,7 @@ impl Log {
         let snap = if self.write.is_some() { self.snap } else { 0 };
         let found = to_read(context, &self.ifaces)?;
         self.filters.refuse_unknown::<Log>("log", &found)?;
-        let sources = Sources::open(found, &self.ifaces, mode, snap)?;
+        let sources = Sources::open(found, self.ifaces, mode, snap)?;
         let capture = match &self.write {
             None => None,
             Some(path) => {

@@ -15,7 +15,7 @@ use sg_userspace::observe::filter::Filter;
 
 use super::capture::Capture;
 use super::choice::{Choice, fits};
-use super::sources::{Sources, add};
+use super::sources::Sources;
 use crate::cli::context::Context;
 use crate::cli::event_line::{Columns, not_shown, rule_text};
 use crate::cli::failure::Failure;
@@ -75,6 +75,7 @@ pub(super) struct Asked {
     pub(super) json: bool,
 }
 
+/// One run of `log`.
 pub(super) struct Session<'a> {
     context: &'a Context,
     asked: Asked,
@@ -83,9 +84,10 @@ pub(super) struct Session<'a> {
     first: String,
     columns: Columns,
     capture: Option<Capture>,
+    /// How many packets were shown, and how many the filter left out.
     shown: u64,
     filtered: u64,
-    /// How many more there were since that was last said.
+    /// How many more there were since that was last said, and when it was.
     lost: u64,
     suppressed: u64,
     told: Instant,
@@ -124,15 +126,30 @@ impl<'a> Session<'a> {
         packets.drain(..more);
         let tallies = self.sources.tally()?;
         self.show(&packets, Some(&tallies))?;
-        let mut notes = String::new();
         if let Some(capture) = &mut self.capture {
             capture.finish(&tallies)?;
-            let _ = writeln!(notes, "{}", written(capture));
         }
         if self.asked.json {
             return Ok(());
         }
-        if packets.is_empty() {
+        let notes = self.notes(packets.len(), more) + &self.missing(&read, &tallies);
+        let err = &self.context.err;
+        let painted: String = err
+            .for_people(&notes)
+            .lines()
+            .map(|line| format!("{}\n", err.paint(Paint::Dim, line)))
+            .collect();
+        err.note(&painted);
+        Ok(())
+    }
+
+    /// What is said once the newest events are shown. `older` is how many more there are.
+    fn notes(&self, shown: usize, older: usize) -> String {
+        let mut notes = String::new();
+        if let Some(capture) = &self.capture {
+            let _ = writeln!(notes, "{}", written(capture));
+        }
+        if shown == 0 {
             // No event is no proof that no packet came.
             let none = match self.filtered {
                 0 => "no event is there",
@@ -145,22 +162,14 @@ impl<'a> Session<'a> {
                  every packet"
             );
         }
-        if more > 0 {
+        if older > 0 {
             let _ = writeln!(
                 notes,
                 "and {} older; --last N prints more",
-                thousands(more as u64)
+                thousands(older as u64)
             );
         }
-        notes.push_str(&self.missing(&read, &tallies));
-        let err = &self.context.err;
-        let painted: String = err
-            .for_people(&notes)
-            .lines()
-            .map(|line| format!("{}\n", err.paint(Paint::Dim, line)))
-            .collect();
-        err.note(&painted);
-        Ok(())
+        notes
     }
 
     /// What is not there of the events that are asked for, as far as they are counted apart.
@@ -255,7 +264,7 @@ impl<'a> Session<'a> {
     fn end(&mut self) -> Result<(), Failure> {
         let mut last = self.sources.read()?;
         let tallies = self.sources.tally()?;
-        add(&mut last, self.sources.take_late());
+        last.add(self.sources.take_late());
         self.take(last, None, Some(&tallies))?;
         self.tell_not_shown()?;
         if let Some(capture) = &mut self.capture {
@@ -269,7 +278,7 @@ impl<'a> Session<'a> {
                 filtered: self.filtered,
                 tally: &tallies,
             };
-            return self.line("end", &ended);
+            return self.json_line("end", &ended);
         }
         self.context.err.note(&self.summary(&tallies));
         Ok(())
@@ -342,38 +351,32 @@ impl<'a> Session<'a> {
         }
         self.shown += packets.len() as u64;
         self.write(packets, tallies)?;
-        let mut out = String::new();
-        if self.asked.json {
-            for packet in packets {
-                let line = Line {
-                    event: "packet",
-                    details: packet,
-                };
-                let text = serde_json::to_string(&line).map_err(|source| Failure::Io {
-                    what: "writing JSON",
-                    source: source.into(),
-                })?;
-                let _ = writeln!(out, "{text}");
-            }
-        } else if self.capture.is_none() {
-            if packets.iter().any(|packet| packet.interface != self.first) {
-                self.columns.show_interfaces();
-            }
-            let mut screen = self.context.out;
-            // Somebody may have made the window wider.
-            screen.measure();
-            for packet in packets {
-                let local = packet.at.to_zoned(jiff::tz::TimeZone::system());
-                let at = match screen.terminal {
-                    true => local.strftime("%H:%M:%S%.3f").to_string(),
-                    false => local.strftime("%Y-%m-%dT%H:%M:%S%.3f%:z").to_string(),
-                };
-                let line = self.columns.line(&screen, packet);
-                let _ = writeln!(out, "{} {line}", screen.paint(Paint::Dim, at));
-            }
-            return screen.say(&out);
+        match (self.asked.json, &self.capture) {
+            (true, _) => self.context.out.print(&json_lines(packets)?),
+            (false, Some(_)) => Ok(()),
+            (false, None) => self.lines(packets),
         }
-        self.context.out.print(&out)
+    }
+
+    /// Prints a line for each packet.
+    fn lines(&mut self, packets: &[LoggedPacket]) -> Result<(), Failure> {
+        if packets.iter().any(|packet| packet.interface != self.first) {
+            self.columns.show_interfaces();
+        }
+        let mut screen = self.context.out;
+        // Somebody may have made the window wider.
+        screen.measure();
+        let mut out = String::new();
+        for packet in packets {
+            let local = packet.at.to_zoned(jiff::tz::TimeZone::system());
+            let at = match screen.terminal {
+                true => local.strftime("%H:%M:%S%.3f").to_string(),
+                false => local.strftime("%Y-%m-%dT%H:%M:%S%.3f%:z").to_string(),
+            };
+            let line = self.columns.line(&screen, packet);
+            let _ = writeln!(out, "{} {line}", screen.paint(Paint::Dim, at));
+        }
+        screen.say(&out)
     }
 
     /// Writes packets to the capture if there is one, to as many files as they fill. The events are
@@ -404,7 +407,8 @@ impl<'a> Session<'a> {
         capture.flush()
     }
 
-    fn line(&self, event: &'static str, details: &impl Serialize) -> Result<(), Failure> {
+    /// Prints an event of the stream as a line of JSON.
+    fn json_line(&self, event: &'static str, details: &impl Serialize) -> Result<(), Failure> {
         self.context.out.json_line(&Line { event, details })
     }
 
@@ -423,7 +427,7 @@ impl<'a> Session<'a> {
                 lost,
                 suppressed,
             };
-            return self.line("not_shown", &not_shown);
+            return self.json_line("not_shown", &not_shown);
         }
         if self.capture.is_some() {
             // It is in the statistics, and said at the end.
@@ -445,13 +449,30 @@ impl<'a> Session<'a> {
                 at: Timestamp::now().to_string(),
                 interface: &self.first,
             };
-            return self.line("unwatched", &unwatched);
+            return self.json_line("unwatched", &unwatched);
         }
         let line = "nobody watched for some seconds, for this process was held up: what was dropped \
                     meanwhile is in the counters only";
         self.context.err.note(&format!("{line}\n"));
         Ok(())
     }
+}
+
+/// Packets as lines of JSON, which are printed at once.
+fn json_lines(packets: &[LoggedPacket]) -> Result<String, Failure> {
+    let mut out = String::new();
+    for packet in packets {
+        let line = Line {
+            event: "packet",
+            details: packet,
+        };
+        let text = serde_json::to_string(&line).map_err(|source| Failure::Io {
+            what: "writing JSON",
+            source: source.into(),
+        })?;
+        let _ = writeln!(out, "{text}");
+    }
+    Ok(out)
 }
 
 /// How many packets a capture has, and where.

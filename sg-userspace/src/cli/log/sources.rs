@@ -21,6 +21,7 @@ pub(super) enum Mode {
     NewestAndWatch,
 }
 
+/// What `log` reads.
 pub(super) struct Sources {
     readers: Vec<Reader>,
     /// What has come while events were counted. It is part of the next reading.
@@ -31,7 +32,9 @@ pub(super) struct Sources {
     interfaces: Vec<(InterfacePins, String)>,
     /// Whether events of other interfaces of an attachment are left out.
     is_chosen: bool,
-    ifaces: Vec<String>,
+    /// The names and patterns that were given, if any.
+    ifaces: Ifaces,
+    /// How many bytes of each packet are wanted.
     snap: u32,
     /// How often it is looked what else is attached.
     listing: Pace,
@@ -47,9 +50,10 @@ struct Reader {
 }
 
 impl Sources {
+    /// Opens a reader for each attachment of these interfaces, which `ifaces` has chosen.
     pub(super) fn open(
         found: Vec<Attached>,
-        ifaces: &Ifaces,
+        ifaces: Ifaces,
         mode: Mode,
         snap: u32,
     ) -> Result<Sources, KernelError> {
@@ -59,7 +63,7 @@ impl Sources {
             over: Vec::new(),
             interfaces: Vec::new(),
             is_chosen: !ifaces.names.is_empty(),
-            ifaces: ifaces.names.clone(),
+            ifaces,
             snap,
             listing: Pace::default(),
             health: Pace::default(),
@@ -123,12 +127,10 @@ impl Sources {
         if !self.health.is_due() {
             return String::new();
         }
-        let ifaces = Ifaces {
-            names: self.ifaces.clone(),
-        };
+        let scope = context.here(&self.ifaces);
         let text = self.health.pass(|| {
             // Where nothing is attached any more, `look` says so.
-            let found = attached(&context.bpffs, &context.here(&ifaces)).unwrap_or_default();
+            let found = attached(&context.bpffs, &scope).unwrap_or_default();
             let warnings = found
                 .iter()
                 .map(|one| warnings(&context.err, &Standing::of(one)));
@@ -145,7 +147,7 @@ impl Sources {
     pub(super) fn read(&mut self) -> Result<Logged, KernelError> {
         let mut all = self.take_late();
         for reader in &mut self.readers {
-            add(&mut all, reader.events.drain()?);
+            all.add(reader.events.drain()?);
         }
         all.packets.sort_by_key(|packet| packet.at);
         for (pins, name) in &mut self.interfaces {
@@ -194,10 +196,7 @@ impl Sources {
             ));
             Tally::merge(&mut self.over, one.events.tally(&mut self.late)?);
         }
-        let ifaces = Ifaces {
-            names: self.ifaces.clone(),
-        };
-        let scope = context.here(&ifaces);
+        let scope = context.here(&self.ifaces);
         let found = self.listing.pass(|| attached(&context.bpffs, &scope));
         match found.and_then(|found| self.add(found, Mode::Watch)) {
             Ok(new) => {
@@ -212,11 +211,4 @@ impl Sources {
         }
         Ok(lines)
     }
-}
-
-pub(super) fn add(all: &mut Logged, one: Logged) {
-    all.packets.extend(one.packets);
-    all.lost += one.lost;
-    all.suppressed += one.suppressed;
-    all.unwatched |= one.unwatched;
 }

@@ -65,6 +65,16 @@ pub struct Logged {
     pub unwatched: bool,
 }
 
+impl Logged {
+    /// Adds a later reading, or that of another reader.
+    pub fn add(&mut self, more: Logged) {
+        self.packets.extend(more.packets);
+        self.lost += more.lost;
+        self.suppressed += more.suppressed;
+        self.unwatched |= more.unwatched;
+    }
+}
+
 /// How often the counts are read at most, and for how much of the time.
 const LOOK: Duration = Duration::from_secs(1);
 const LOOK_SHARE: u32 = 50;
