@@ -1,9 +1,9 @@
 //! The sources and ports that were dropped most in the last minute, or since `top` looks.
 
-use ratatui::layout::Rect;
+use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::Style;
-use sg_common::protocol::{IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP};
 use sg_common::verdict::Direction;
+use sg_policy::policy::{Protocol, protocol_name};
 
 use super::pen::{Pen, under};
 use super::table::{self, Column, Entry, fixed, number};
@@ -49,41 +49,29 @@ pub(super) fn draw(pen: &mut Pen<'_>, area: Rect, model: &Model, table: &Table, 
         sources.map(|((direction, source), count)| (direction, source.to_string(), count));
     let ports = drops.ports(most).into_iter();
     let ports = ports.map(|((direction, protocol, port), count)| {
-        (direction, format!("{} {port}", name_of(protocol)), count)
+        let protocol = protocol_name(Protocol::Number(protocol));
+        (direction, format!("{protocol} {port}"), count)
     });
     let (sources, ports) = (lines(pen, sources, seen), lines(pen, ports, seen));
-    let (first, second) = match area.width >= PORTS * 2 + 20 {
-        true => {
-            let first = Rect {
-                width: area.width - PORTS - 2,
-                ..area
-            };
-            (
-                first,
-                Rect {
-                    x: first.right() + 2,
-                    width: PORTS,
-                    ..area
-                },
-            )
-        }
-        false => {
-            let first = Rect {
-                height: area.height / 2,
-                ..area
-            };
-            (
-                first,
-                Rect {
-                    y: first.bottom(),
-                    height: area.height - first.height,
-                    ..area
-                },
-            )
-        }
-    };
-    table::draw(pen, first, &columns("SOURCE"), None, sources);
-    table::draw(pen, second, &columns("PORT"), None, ports);
+    let [for_sources, for_ports] = halves(area);
+    table::draw(pen, for_sources, &columns("SOURCE"), None, sources);
+    table::draw(pen, for_ports, &columns("PORT"), None, ports);
+}
+
+/// Where sources and ports are: side by side, or ports below sources where the area is narrow.
+fn halves(area: Rect) -> [Rect; 2] {
+    const GAP: u16 = 2;
+    if area.width >= PORTS * 2 + 20 {
+        let [sources, _, ports] = Layout::horizontal([
+            Constraint::Fill(1),
+            Constraint::Length(GAP),
+            Constraint::Length(PORTS),
+        ])
+        .areas(area);
+        return [sources, ports];
+    }
+    let sources = Constraint::Length(area.height / 2);
+    Layout::vertical([sources, Constraint::Fill(1)]).areas(area)
 }
 
 const fn columns(what: &'static str) -> [Column; 4] {
@@ -116,13 +104,4 @@ fn lines(
         }
     };
     all.map(line).collect()
-}
-
-fn name_of(protocol: u8) -> String {
-    match protocol {
-        IPPROTO_TCP => "tcp".to_owned(),
-        IPPROTO_UDP => "udp".to_owned(),
-        IPPROTO_SCTP => "sctp".to_owned(),
-        other => other.to_string(),
-    }
 }

@@ -3,7 +3,7 @@
 use ratatui::layout::Rect;
 use ratatui::text::{Line, Span};
 
-use super::pen::Pen;
+use super::pen::{Pen, under};
 use crate::cli::screen::Paint;
 use crate::cli::top::keys::HELP;
 use crate::cli::top::model::Model;
@@ -30,12 +30,7 @@ pub(super) fn draw(pen: &mut Pen<'_>, area: Rect) {
     let width = usize::from(area.width).min(100);
     let words = textwrap::wrap(WORDS, width);
     lines.extend(words.iter().map(|words| Line::from(pen.plain(words))));
-    let below = Rect {
-        y: area.y + 1,
-        height: area.height - 1,
-        ..area
-    };
-    pen.lines(below, lines);
+    pen.lines(under(area), lines);
 }
 
 /// The keys that matter now, as many as fit.

@@ -45,15 +45,8 @@ impl Pen<'_> {
 
     /// Lines from the top of an area on, as many as fit.
     pub(super) fn lines<'b>(&mut self, area: Rect, lines: impl IntoIterator<Item = Line<'b>>) {
-        for (line, y) in lines.into_iter().zip(area.top()..area.bottom()) {
-            self.line(
-                Rect {
-                    y,
-                    height: 1,
-                    ..area
-                },
-                line,
-            );
+        for (line, row) in lines.into_iter().zip(area.rows()) {
+            self.line(row, line);
         }
     }
 

@@ -1,12 +1,12 @@
 //! The list of rules, with its heading, and all that is known about the selected one.
 
 use ratatui::layout::Rect;
-use ratatui::style::Modifier;
+use ratatui::style::{Modifier, Style};
 use ratatui::text::{Line, Span};
 use sg_policy::policy::titled;
 use sg_userspace::observe::counters::RuleCounters;
 
-use super::pen::Pen;
+use super::pen::{Pen, under};
 use super::table::{self, Column, Entry, fixed, number, text};
 use crate::cli::screen::{Paint, paint_of};
 use crate::cli::top::list::{Sort, is_zero};
@@ -53,11 +53,7 @@ fn heading_of(sort: Sort) -> &'static str {
 pub(super) fn draw(pen: &mut Pen<'_>, area: Rect, model: &Model, table: &Table) {
     let title = title(pen, model, table);
     pen.heading(area, title);
-    let below = Rect {
-        y: area.y + 1,
-        height: area.height.saturating_sub(1),
-        ..area
-    };
+    let below = under(area);
     if model.order.is_empty() {
         return pen.center(below, &why_empty(model, table));
     }
@@ -98,7 +94,7 @@ pub(super) fn draw(pen: &mut Pen<'_>, area: Rect, model: &Model, table: &Table) 
 fn entry(pen: &Pen<'_>, row: &Row<RuleCounters>, has_groups: bool, trend: usize) -> Entry {
     let look = pen.look;
     let rule = &row.what;
-    let (dim, plain) = (look.style(Paint::Dim), ratatui::style::Style::new());
+    let (dim, plain) = (look.style(Paint::Dim), Style::new());
     let (style, action) = match is_zero(rule) {
         true => (dim, dim),
         false => (plain, look.style(paint_of(rule.action))),
