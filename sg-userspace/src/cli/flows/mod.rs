@@ -3,7 +3,9 @@
 //! are listed are ended.
 
 mod args;
+mod cells;
 mod kill;
+mod lines;
 mod listed;
 mod text;
 

@@ -1,26 +1,24 @@
 //! The list of flows for people: a table that fits the terminal, or, of very many flows, plain
-//! lines that are written as they are made.
+//! lines (`lines`).
 
-use std::fmt::{self, Write as _};
-use std::net::IpAddr;
+use std::fmt::Write as _;
 
 use sg_common::verdict::Direction;
-use sg_policy::policy::{Endpoint, Protocol, protocol_name, titled};
+use sg_policy::policy::{Protocol, protocol_name};
 use sg_userspace::observe::flows::{Flow, FlowState, Opened};
 
+use super::cells::{HEADINGS, NUMBERS, OPENED, RULE, endpoint, rule_of};
+use super::lines;
 use super::listed::{Listed, Tables};
 use crate::cli::failure::Failure;
 use crate::cli::health::warnings;
 use crate::cli::screen::{Paint, Screen, clip};
 use crate::cli::table::{Column, Table};
 use crate::cli::units::{clean, count, nearly, span, thousands};
-use crate::cli::words::{SEEDED, in_netns, position_of, short_direction};
+use crate::cli::words::{in_netns, position_of, short_direction};
 
 /// From so many flows on they are plain lines: a table is built whole before it is printed.
 const MANY: usize = 1000;
-
-/// How many bytes are written at once.
-const CHUNK: usize = 1 << 16;
 
 /// Prints the flows of all attachments.
 pub(super) fn print(screen: &Screen, listed: &[Listed]) -> Result<(), Failure> {
@@ -30,12 +28,13 @@ pub(super) fn print(screen: &Screen, listed: &[Listed]) -> Result<(), Failure> {
     for (i, one) in listed.iter().enumerate() {
         let gap = if i > 0 { "\n" } else { "" };
         screen.say(&format!("{gap}{}", heading(screen, one)))?;
-        lines(screen, &one.flows)?;
+        lines::print(screen, &one.flows)?;
         screen.say(&closing(screen, one))?;
     }
     Ok(())
 }
 
+/// The flows of all attachments in tables, or a flow on several lines where a table has no room.
 pub(super) fn text(screen: &Screen, listed: &[Listed]) -> String {
     let mut out = String::new();
     for (i, one) in listed.iter().enumerate() {
@@ -80,20 +79,16 @@ enum Words {
 
 /// A row for each flow. Of the columns only that of the rule is shortened.
 fn table(screen: &Screen, flows: &[Flow], words: Words) -> Table {
-    let columns = [
-        Column::Text("PROTO"),
-        Column::Text("LOCAL"),
-        Column::Text("REMOTE"),
-        Column::Text(match words {
-            Words::Long => "OPENED",
-            Words::Short => "DIR",
-        }),
-        Column::Text("STATE"),
-        Column::Number("AGE"),
-        Column::Number("IDLE"),
-        Column::Number("LEFT"),
-        Column::Flexible("RULE"),
-    ];
+    let mut headings = HEADINGS;
+    if words == Words::Short {
+        headings[OPENED] = "DIR";
+    }
+    let column = |(at, heading)| match at {
+        RULE => Column::Flexible(heading),
+        at if NUMBERS.contains(&at) => Column::Number(heading),
+        _ => Column::Text(heading),
+    };
+    let columns: Vec<Column> = headings.into_iter().enumerate().map(column).collect();
     let mut table = Table::new(screen, &columns);
     for flow in flows {
         table.row(cells(flow, words));
@@ -148,20 +143,7 @@ fn evicted(tables: &Tables) -> String {
     )
 }
 
-/// The rule that admitted the flow, with its position.
-fn rule_of(flow: &Flow) -> String {
-    let rule = flow.rule.as_ref().map(|rule| {
-        let title = titled(rule.name.as_deref(), &rule.summary);
-        format!("{}  {title}", position_of(rule.position))
-    });
-    let rule = match flow.is_seeded {
-        true => Some(SEEDED.to_owned()),
-        false => rule,
-    };
-    rule.unwrap_or_else(|| "-".into())
-}
-
-/// The same in short: `3 ssh`, or without a name what it matches.
+/// As [`rule_of`], in short: `3 ssh`, or without a name what it matches.
 fn short_rule_of(flow: &Flow) -> String {
     let Some(rule) = flow.rule.as_ref().filter(|_| !flow.is_seeded) else {
         return if flow.is_seeded { "seeded" } else { "-" }.to_owned();
@@ -209,6 +191,7 @@ fn block(screen: &Screen, out: &mut String, flow: &Flow) {
     }
 }
 
+/// The cells of a flow's row.
 fn cells(flow: &Flow, words: Words) -> Vec<(String, Option<Paint>)> {
     let paint = (flow.state == FlowState::Cut).then_some(Paint::Red);
     let (opened, state) = (flow.opened.name(), flow.state.name());
@@ -235,128 +218,6 @@ fn cells(flow: &Flow, words: Words) -> Vec<(String, Option<Paint>)> {
         (nearly(flow.seconds_left), None),
         (rule, Some(Paint::Dim)),
     ]
-}
-
-fn endpoint(address: IpAddr, port: Option<u16>, icmp_id: Option<u16>) -> String {
-    let mut out = String::new();
-    let _ = write_end(&mut out, address, port, icmp_id);
-    out
-}
-
-fn write_end(
-    out: &mut impl fmt::Write,
-    address: IpAddr,
-    port: Option<u16>,
-    icmp_id: Option<u16>,
-) -> fmt::Result {
-    write!(out, "{}", Endpoint::new(address, port))?;
-    match (port, icmp_id) {
-        (None, Some(id)) => write!(out, " id {id}"),
-        _ => Ok(()),
-    }
-}
-
-/// Counts what is written.
-#[derive(Default)]
-struct Length(usize);
-
-impl fmt::Write for Length {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.0 += text.len();
-        Ok(())
-    }
-}
-
-/// The flows as plain lines. The columns are as wide as their widest value, which takes a look at
-/// all flows first, and no memory.
-fn lines(screen: &Screen, flows: &[Flow]) -> Result<(), Failure> {
-    const HEADINGS: [&str; 9] = [
-        "PROTO", "LOCAL", "REMOTE", "OPENED", "STATE", "AGE", "IDLE", "LEFT", "RULE",
-    ];
-    let mut widths = HEADINGS.map(str::len);
-    for flow in flows {
-        let ends = [
-            (1, flow.local, flow.local_port, flow.icmp_id),
-            (2, flow.remote, flow.remote_port, None),
-        ];
-        for (column, address, port, id) in ends {
-            let mut length = Length::default();
-            let _ = write_end(&mut length, address, port, id);
-            widths[column] = widths[column].max(length.0);
-        }
-        widths[3] = widths[3].max(flow.opened.name().len());
-        widths[4] = widths[4].max(flow.state.name().len());
-    }
-    // The longest are `icmpv6` and `119 min`.
-    widths[0] = widths[0].max(6);
-    for width in &mut widths[5..8] {
-        *width = (*width).max(7);
-    }
-    let mut out = String::with_capacity(CHUNK + CHUNK / 8);
-    for (column, (heading, width)) in HEADINGS.iter().zip(widths).enumerate() {
-        let is_number = (5..8).contains(&column);
-        pad(&mut out, width, is_number, |out| out.push_str(heading));
-    }
-    end_line(&mut out);
-    for flow in flows {
-        let begin = out.len();
-        row(&mut out, flow, &widths);
-        if screen.width.is_some() {
-            let line = out.split_off(begin);
-            out.push_str(&clip(line.trim_end(), screen.width));
-            out.push('\n');
-        }
-        if out.len() >= CHUNK {
-            screen.print(&screen.plain(&out))?;
-            out.clear();
-        }
-    }
-    screen.print(&screen.plain(&out))
-}
-
-fn row(out: &mut String, flow: &Flow, widths: &[usize; 9]) {
-    let [proto, local, remote, opened, state, age, idle, left, _] = *widths;
-    pad(out, proto, false, |out| match flow.protocol {
-        6 => out.push_str("tcp"),
-        17 => out.push_str("udp"),
-        other => out.push_str(&protocol_name(Protocol::Number(other))),
-    });
-    pad(out, local, false, |out| {
-        let _ = write_end(out, flow.local, flow.local_port, flow.icmp_id);
-    });
-    pad(out, remote, false, |out| {
-        let _ = write_end(out, flow.remote, flow.remote_port, None);
-    });
-    pad(out, opened, false, |out| out.push_str(flow.opened.name()));
-    pad(out, state, false, |out| out.push_str(flow.state.name()));
-    for (width, text) in [
-        (age, span(flow.age_seconds)),
-        (idle, span(flow.idle_seconds)),
-        (left, nearly(flow.seconds_left)),
-    ] {
-        pad(out, width, true, |out| out.push_str(&text));
-    }
-    out.push_str(&clean(&rule_of(flow)));
-    end_line(out);
-}
-
-/// Writes a cell and the gap behind it.
-fn pad(out: &mut String, width: usize, is_number: bool, write: impl FnOnce(&mut String)) {
-    const SPACES: &str = "                                                                ";
-    let begin = out.len();
-    write(out);
-    let missing = width.saturating_sub(out.len() - begin).min(SPACES.len());
-    let spaces = &SPACES[..missing];
-    match is_number {
-        true => out.insert_str(begin, spaces),
-        false => out.push_str(spaces),
-    }
-    out.push_str("  ");
-}
-
-fn end_line(out: &mut String) {
-    out.truncate(out.trim_end_matches(' ').len());
-    out.push('\n');
 }
 
 #[cfg(test)]
