@@ -3,6 +3,7 @@
 //! verdict is shown.
 
 use std::fmt::Write as _;
+use std::net::IpAddr;
 
 use serde::Serialize;
 use sg_common::verdict::Direction;
@@ -176,67 +177,32 @@ fn line(out: &mut String, screen: &Screen, heading: &str, text: &str) {
     let _ = writeln!(out, "  {heading} {}", clean(text));
 }
 
+/// Lines below each other, of which the first has the heading.
+fn lines(out: &mut String, screen: &Screen, heading: &str, texts: &[String]) {
+    for (i, text) in texts.iter().enumerate() {
+        let heading = if i == 0 { heading } else { "" };
+        line(out, screen, heading, text);
+    }
+}
+
 fn way_text(screen: &Screen, answer: &Answer, way: &Way) -> String {
     let mut out = String::new();
-    let direction = answer.explanation.direction;
-    match &way.flow {
-        Some(flow) => {
-            let rule = match (&flow.rule, flow.is_seeded) {
-                (_, true) => SEEDED.to_owned(),
-                (Some(rule), _) => {
-                    let position = rule.position.map(|n| format!("{n} "));
-                    let title = titled(rule.name.as_deref(), &rule.summary);
-                    format!(
-                        "by {} rule {}({title})",
-                        rule.direction,
-                        position.unwrap_or_default()
-                    )
-                }
-                (None, _) => "by no rule that is known".to_owned(),
-            };
-            let text = format!(
-                "{}, opened {} {} ago, {rule}",
-                flow.state.name(),
-                flow.opened.name(),
-                span(flow.age_seconds)
-            );
-            line(&mut out, screen, "flow", &text);
-            let text = format!(
-                "seen {} ago, forgotten in {} without a packet",
-                span(flow.idle_seconds),
-                nearly(flow.seconds_left)
-            );
-            line(&mut out, screen, "", &text);
-            if let Some(next) = &way.next {
-                let text = format!("its next segment: {}", decided(next, direction));
-                line(&mut out, screen, "", &text);
-            }
-        }
-        None if way.flows_between > 0 => {
-            let text = format!(
-                "{} between these ends; with both ports given, one is looked at",
-                count(way.flows_between, "flow")
-            );
-            line(&mut out, screen, "flow", &text);
-        }
-        None => line(&mut out, screen, "flow", "none between these ends"),
-    }
+    let explanation = &answer.explanation;
+    lines(&mut out, screen, "flow", &flow_texts(explanation, way));
     match (&way.reply, way.judged_by) {
         (Some(reply), _) => {
-            let text = decided(reply, direction.opposite());
+            let text = decided(reply, explanation.direction.opposite());
             line(&mut out, screen, "reply", &text);
         }
-        (None, JudgedBy::Tables) if answer.explanation.verdict.passes() => {
+        (None, JudgedBy::Tables) if explanation.verdict.passes() => {
             line(&mut out, screen, "reply", "not known without a test run");
         }
         (None, _) => {}
     }
-    let mut heading = "nearest";
-    for near in way.nearest.iter().flatten() {
-        line(&mut out, screen, heading, &near_text(near, answer));
-        heading = "";
-    }
-    if way.nearest.is_none() && matches!(answer.explanation.reason, DecidedBy::Rule) {
+    let nearest = way.nearest.iter().flatten();
+    let nearest: Vec<String> = nearest.map(|near| near_text(near, answer)).collect();
+    lines(&mut out, screen, "nearest", &nearest);
+    if way.nearest.is_none() && matches!(explanation.reason, DecidedBy::Rule) {
         let text = "not known: the text of the policy is not kept";
         line(&mut out, screen, "nearest", text);
     }
@@ -246,6 +212,50 @@ fn way_text(screen: &Screen, answer: &Answer, way: &Way) -> String {
     };
     line(&mut out, screen, "judged by", by);
     out
+}
+
+/// The flow that the packet belongs to, or how many there are between its ends.
+fn flow_texts(explanation: &Explanation, way: &Way) -> Vec<String> {
+    let Some(flow) = &way.flow else {
+        return vec![match way.flows_between {
+            0 => "none between these ends".to_owned(),
+            flows => format!(
+                "{} between these ends; with both ports given, one is looked at",
+                count(flows, "flow")
+            ),
+        }];
+    };
+    let rule = match (&flow.rule, flow.is_seeded) {
+        (_, true) => SEEDED.to_owned(),
+        (Some(rule), _) => {
+            let position = rule.position.map(|n| format!("{n} "));
+            let title = titled(rule.name.as_deref(), &rule.summary);
+            format!(
+                "by {} rule {}({title})",
+                rule.direction,
+                position.unwrap_or_default()
+            )
+        }
+        (None, _) => "by no rule that is known".to_owned(),
+    };
+    let mut texts = vec![
+        format!(
+            "{}, opened {} {} ago, {rule}",
+            flow.state.name(),
+            flow.opened.name(),
+            span(flow.age_seconds)
+        ),
+        format!(
+            "seen {} ago, forgotten in {} without a packet",
+            span(flow.idle_seconds),
+            nearly(flow.seconds_left)
+        ),
+    ];
+    texts.extend(way.next.as_ref().map(|next| {
+        let next = decided(next, explanation.direction);
+        format!("its next segment: {next}")
+    }));
+    texts
 }
 
 /// `accept, by the flow of inbound rule 4 (tcp 22 from any)`.
@@ -266,7 +276,7 @@ fn named(rule: &ExplainedRule) -> String {
     format!("rule {} ({title})", rule.position)
 }
 
-/// `rule 6 would accept: tcp 22 from 0.0.0.0/0; another port`.
+/// `rule 6 accept tcp 22 from 0.0.0.0/0: another port`.
 fn near_text(near: &NearRule, answer: &Answer) -> String {
     let misses: Vec<String> = near
         .misses
@@ -291,6 +301,7 @@ fn near_text(near: &NearRule, answer: &Answer) -> String {
     )
 }
 
+/// What listens at the port, what else keeps the packet from it, and what is not known of that.
 fn local_text(
     screen: &Screen,
     packet: &Packet,
@@ -300,64 +311,10 @@ fn local_text(
 ) -> String {
     let mut out = String::new();
     let address = question.local;
-    let takes = |takes: Takes| local.sockets.iter().filter(move |it| it.takes == takes);
-    let mut heading = "listening";
-    let mut say = |text: String| {
-        line(&mut out, screen, heading, &text);
-        heading = "";
-    };
-    for socket in takes(Takes::Yes) {
-        say(socket_text(socket));
-    }
-    for socket in takes(Takes::UnlessV6Only) {
-        say(format!(
-            "{}, and IPv4 too unless it is IPV6_V6ONLY",
-            socket_text(socket)
-        ));
-    }
-    for socket in takes(Takes::OtherAddress) {
-        say(format!(
-            "{}, which takes no packets to {address}",
-            socket_text(socket)
-        ));
-    }
-    for socket in takes(Takes::OtherInterface) {
-        say(format!(
-            "{}, which is bound to another interface",
-            socket_text(socket)
-        ));
-    }
-    if let (true, Ok((protocol, port))) = (local.sockets.is_empty(), packet.service()) {
-        let protocol = protocol_name(Protocol::Number(protocol));
-        say(format!(
-            "nothing listens at {protocol} port {port} in this network namespace"
-        ));
-    }
-    let mut heading = "in its way";
-    let mut say = |text: String| {
-        line(&mut out, screen, heading, &text);
-        heading = "";
-    };
-    match (local.is_up, local.has_carrier) {
-        (false, _) => say(format!("{interface} is down")),
-        (true, false) => say(format!("{interface} has no carrier")),
-        (true, true) => {}
-    }
-    let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
-    match (local.is_own, local.forwards) {
-        (true, _) => {}
-        (false, _) if address.is_multicast() => {
-            say(format!(
-                "nobody here has joined the group {address} on {interface}"
-            ));
-        }
-        (false, Some(false)) => say(format!(
-            "{address} is no address of this network namespace, which does not forward {family}"
-        )),
-        (false, _) => say(format!(
-            "{address} is no address of this network namespace: the packet is forwarded, if at all"
-        )),
-    }
+    let listening = listening_texts(packet, address, local);
+    lines(&mut out, screen, "listening", &listening);
+    let obstacles = obstacles(interface, address, local);
+    lines(&mut out, screen, "in its way", &obstacles);
     line(
         &mut out,
         screen,
@@ -365,6 +322,53 @@ fn local_text(
         "netfilter, routes, and what listens in other network namespaces",
     );
     out
+}
+
+/// The sockets that listen at the port, those that take the packet first.
+fn listening_texts(packet: &Packet, address: IpAddr, local: &Local) -> Vec<String> {
+    if local.sockets.is_empty() {
+        // `asked` refuses any other packet.
+        let Ok((protocol, port)) = packet.service() else {
+            return Vec::new();
+        };
+        let protocol = protocol_name(Protocol::Number(protocol));
+        return vec![format!(
+            "nothing listens at {protocol} port {port} in this network namespace"
+        )];
+    }
+    let text = |socket: &Listening| {
+        let text = socket_text(socket);
+        match socket.takes {
+            Takes::Yes => text,
+            Takes::UnlessV6Only => format!("{text}, and IPv4 too unless it is IPV6_V6ONLY"),
+            Takes::OtherAddress => format!("{text}, which takes no packets to {address}"),
+            Takes::OtherInterface => format!("{text}, which is bound to another interface"),
+        }
+    };
+    local.sockets.iter().map(text).collect()
+}
+
+/// What keeps the packet from whoever listens, besides the policy.
+fn obstacles(interface: &str, address: IpAddr, local: &Local) -> Vec<String> {
+    let link = match (local.is_up, local.has_carrier) {
+        (false, _) => Some(format!("{interface} is down")),
+        (true, false) => Some(format!("{interface} has no carrier")),
+        (true, true) => None,
+    };
+    let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
+    let address = match (local.is_own, local.forwards) {
+        (true, _) => None,
+        (false, _) if address.is_multicast() => Some(format!(
+            "nobody here has joined the group {address} on {interface}"
+        )),
+        (false, Some(false)) => Some(format!(
+            "{address} is no address of this network namespace, which does not forward {family}"
+        )),
+        (false, _) => Some(format!(
+            "{address} is no address of this network namespace: the packet is forwarded, if at all"
+        )),
+    };
+    link.into_iter().chain(address).collect()
 }
 
 /// `mysqld (pid 4711) at 0.0.0.0:3306`.
