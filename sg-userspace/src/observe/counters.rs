@@ -129,6 +129,15 @@ impl Totals {
     }
 }
 
+/// Whether the rules of the policy are of several groups.
+pub fn have_several_groups<'a>(rules: impl IntoIterator<Item = &'a RuleCounters>) -> bool {
+    let mut rules = rules.into_iter();
+    let Some(first) = rules.next() else {
+        return false;
+    };
+    rules.any(|rule| rule.position.is_some() && rule.group != first.group)
+}
+
 /// From where counters count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {

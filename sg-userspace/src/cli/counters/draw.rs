@@ -4,7 +4,7 @@
 //! words of totals have short forms, and only then are numbers left out, which a line below says.
 
 use sg_common::verdict::Direction;
-use sg_userspace::observe::counters::{Counters, Totals};
+use sg_userspace::observe::counters::{Counters, Totals, have_several_groups};
 use sg_userspace::observe::status::Standing;
 
 use super::choice::Choice;
@@ -160,6 +160,7 @@ fn build(
     table.render()
 }
 
+/// The table in these words.
 fn filled(
     screen: &Screen,
     one: &Counters,
@@ -167,36 +168,18 @@ fn filled(
     rows: &Rows<'_>,
     words: Words,
 ) -> Table {
-    // The column for the group is only needed if there are several groups.
-    let first = one.rules.first().map(|rule| rule.group.as_str());
-    let has_groups = one
-        .rules
-        .iter()
-        .any(|rule| rule.position.is_some() && Some(rule.group.as_str()) != first);
-    let mut columns = vec![
-        Column::Text("DIR"),
-        Column::Number("#"),
-        Column::Text("ACTION"),
-    ];
-    if has_groups {
-        columns.push(Column::SpareText("GROUP", 0));
-    }
-    columns.extend([Column::Long("MATCH"), Column::Flexible("DESCRIPTION")]);
-    columns.push(Column::Number("PACKETS"));
-    if rates.is_some() {
-        columns.push(Column::Spare("PKT/S", 4));
-    }
-    columns.push(Column::Spare("BYTES", 2));
-    if rates.is_some() {
-        columns.push(Column::Spare("BIT/S", 1));
-    }
-    columns.push(Column::Spare("REPLIES", 3));
+    let shown = Shown {
+        // The column for the group is only needed if there are several groups.
+        groups: have_several_groups(&one.rules),
+        rates: rates.is_some(),
+    };
+    let columns: Vec<Column> = shown.of(COLUMNS).collect();
     let mut table = Table::new(screen, &columns);
     table.shorten_to(READABLE);
     let mut filling = Filling {
         table,
         rates,
-        has_groups,
+        shown,
         words,
     };
     for total in &one.totals {
@@ -215,6 +198,24 @@ fn filled(
     filling.table
 }
 
+/// All columns. What is not always there is left out by [`Shown`].
+const COLUMNS: [Column; 11] = [
+    Column::Text("DIR"),
+    Column::Number("#"),
+    Column::Text("ACTION"),
+    Column::SpareText("GROUP", 0),
+    Column::Long("MATCH"),
+    Column::Flexible("DESCRIPTION"),
+    Column::Number("PACKETS"),
+    Column::Spare("PKT/S", 4),
+    Column::Spare("BYTES", 2),
+    Column::Spare("BIT/S", 1),
+    Column::Spare("REPLIES", 3),
+];
+const GROUP: usize = 3;
+const PACKET_RATE: usize = 7;
+const BIT_RATE: usize = 9;
+
 /// To how many characters matches are shortened before numbers are left out.
 const READABLE: usize = 12;
 
@@ -222,8 +223,29 @@ const READABLE: usize = 12;
 struct Filling<'a> {
     table: Table,
     rates: Option<&'a Rates>,
-    has_groups: bool,
+    shown: Shown,
     words: Words,
+}
+
+/// Which columns there are besides those that there always are.
+#[derive(Clone, Copy)]
+struct Shown {
+    groups: bool,
+    rates: bool,
+}
+
+impl Shown {
+    /// Those of the cells of a row, or of [`COLUMNS`], that are shown.
+    fn of<T>(self, all: [T; COLUMNS.len()]) -> impl Iterator<Item = T> {
+        let is_shown = move |column: usize| match column {
+            GROUP => self.groups,
+            PACKET_RATE | BIT_RATE => self.rates,
+            _ => true,
+        };
+        let all = all.into_iter().enumerate();
+        all.filter(move |(column, _)| is_shown(*column))
+            .map(|(_, it)| it)
+    }
 }
 
 impl Filling<'_> {
@@ -234,6 +256,8 @@ impl Filling<'_> {
         }
     }
 
+    /// The sum of a direction. In the shortest words what was accepted and dropped has rows below
+    /// it.
     fn total(&mut self, one: &Counters, total: &Totals) {
         let description = match self.words {
             Words::Shortest => String::new(),
@@ -269,47 +293,45 @@ impl Filling<'_> {
     fn summed(&mut self, direction: Direction, what: &str, words: String, numbers: [String; 4]) {
         let bold = |text: String| (text, Some(Paint::Bold));
         let empty = || (String::new(), None);
-        let mut cells = vec![bold(self.direction(direction)), empty(), bold(what.into())];
-        if self.has_groups {
-            cells.push(empty());
-        }
-        cells.extend([bold(words), empty()]);
-        let [packets, packet_rate, bytes, bit_rate] = numbers;
-        let has_rates = self.rates.is_some();
-        cells.push(bold(packets));
-        cells.extend(has_rates.then(|| bold(packet_rate)));
-        cells.push(bold(bytes));
-        cells.extend(has_rates.then(|| bold(bit_rate)));
-        cells.push(empty());
-        self.table.row(cells);
+        let [packets, packet_rate, bytes, bit_rate] = numbers.map(bold);
+        let cells = [
+            bold(self.direction(direction)),
+            empty(),
+            bold(what.into()),
+            empty(),
+            bold(words),
+            empty(),
+            packets,
+            packet_rate,
+            bytes,
+            bit_rate,
+            empty(),
+        ];
+        self.table.row(self.shown.of(cells).collect());
     }
 
+    /// The row of a rule or of a reason.
     fn push(&mut self, row: &Row<'_>) {
         let numbers = &row.numbers;
+        // What has counted nothing is dim, its action too.
         let plain = numbers.is_zero().then_some(Paint::Dim);
         let paint = row.action.map(paint_of);
         let action = row.action.map_or("mixed", |action| action.name());
-        let mut cells = vec![
+        let replies = row.has_replies.then(|| thousands(numbers.replies));
+        let cells = [
             (self.direction(row.direction), plain),
             (row.number.clone(), plain),
             (action.to_owned(), plain.or(paint)),
+            (row.group.to_owned(), plain),
+            (row.what.clone(), plain),
+            (row.description.clone(), Some(Paint::Dim)),
+            (thousands(numbers.packets), plain),
+            (packets(numbers.rate), plain),
+            (bytes(numbers.bytes), plain),
+            (bits(numbers.rate), plain),
+            (replies.unwrap_or_default(), plain),
         ];
-        if self.has_groups {
-            cells.push((row.group.to_owned(), plain));
-        }
-        cells.push((row.what.clone(), plain));
-        cells.push((row.description.clone(), Some(Paint::Dim)));
-        cells.push((thousands(numbers.packets), plain));
-        if self.rates.is_some() {
-            cells.push((packets(numbers.rate), plain));
-        }
-        cells.push((bytes(numbers.bytes), plain));
-        if self.rates.is_some() {
-            cells.push((bits(numbers.rate), plain));
-        }
-        let replies = row.has_replies.then(|| thousands(numbers.replies));
-        cells.push((replies.unwrap_or_default(), plain));
-        self.table.row(cells);
+        self.table.row(self.shown.of(cells).collect());
     }
 }
 

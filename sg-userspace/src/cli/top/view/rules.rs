@@ -4,7 +4,7 @@ use ratatui::layout::Rect;
 use ratatui::style::{Modifier, Style};
 use ratatui::text::{Line, Span};
 use sg_policy::policy::titled;
-use sg_userspace::observe::counters::RuleCounters;
+use sg_userspace::observe::counters::{RuleCounters, have_several_groups};
 
 use super::pen::{Pen, under};
 use super::table::{self, Column, Entry, fixed, number, text};
@@ -58,10 +58,7 @@ pub(super) fn draw(pen: &mut Pen<'_>, area: Rect, model: &Model, table: &Table) 
         return pen.center(below, &why_empty(model, table));
     }
     let page = usize::from(area.height.saturating_sub(HEADINGS));
-    let has_groups = table
-        .rules
-        .iter()
-        .any(|row| row.what.position.is_some() && row.what.group != table.rules[0].what.group);
+    let has_groups = have_several_groups(table.rules.iter().map(|row| &row.what));
     let trend = if area.width < ROOMY {
         TREND
     } else {
