@@ -112,6 +112,14 @@ impl FlowState {
         Timeout::from_index(number).map_or(FlowState::Cut, FlowState::Lives)
     }
 
+    /// Its number in the entry of a flow.
+    pub(super) fn number(self) -> u8 {
+        match self {
+            FlowState::Lives(timeout) => timeout as u8,
+            FlowState::Cut => CUT,
+        }
+    }
+
     pub fn name(self) -> &'static str {
         match self {
             FlowState::Lives(timeout) => timeout.name(),

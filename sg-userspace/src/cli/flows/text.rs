@@ -12,7 +12,7 @@ use super::lines;
 use super::listed::{Listed, Tables};
 use crate::cli::failure::Failure;
 use crate::cli::health::warnings;
-use crate::cli::screen::{Paint, Screen, clip};
+use crate::cli::screen::{Paint, Screen};
 use crate::cli::table::{Column, Table};
 use crate::cli::units::{clean, count, nearly, span, thousands};
 use crate::cli::words::{in_netns, position_of, short_direction};

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use prometheus_client::encoding::{EncodeLabelSet, LabelSetEncoder};
+use sg_common::verdict::Direction;
 use sg_policy::policy::titled;
 use sha2::{Digest, Sha256};
 
@@ -43,6 +44,12 @@ impl EncodeLabelSet for Labels {
             .encode_label_key()?
             .write_str(&self.0)
     }
+}
+
+/// The labels of a series about one direction of an interface.
+pub(super) fn of_direction(interface: &str, direction: Direction, more: &[(&str, &str)]) -> Labels {
+    let first = [("interface", interface), ("direction", direction.name())];
+    Labels::new(&[&first, more].concat())
 }
 
 /// Backslash, quotation mark and line feed are escaped, in both formats.
@@ -134,7 +141,7 @@ pub(super) fn of_rules(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sg_common::verdict::{Action, Direction};
+    use sg_common::verdict::Action;
 
     fn owner(name: Option<&str>, summary: &str, identity: &str) -> SlotOwner {
         SlotOwner {

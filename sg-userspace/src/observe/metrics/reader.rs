@@ -3,29 +3,25 @@
 //! counters of an interface come in batches, and flows are seen in mapped memory.
 
 use std::collections::BTreeSet;
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use sg_common::flow::{CUT, FlowKind, Timeout, is_expired, seconds, state_name};
-use sg_common::verdict::{Action, Direction, Reason};
+use sg_common::flow::{CUT, FlowKind, is_expired, seconds};
+use sg_common::verdict::Direction;
 
 use super::events::EventCounts;
-use super::labels::{self, Labels, OTHER};
-use super::sample::{Sample, Series};
+use super::known::Known;
+use super::labels::{Labels, of_direction};
+use super::sample::{Sample, Series, seconds_of};
 use crate::kernel::flow_tables::{each_flow, evicted, monotonic_now};
 use crate::kernel::pins::{InterfacePins, PinTree};
-use crate::kernel::records::Stamp;
-use crate::kernel::state::{SlotOwner, State};
-use crate::kernel::sums::Sums;
+use crate::kernel::state::State;
 use crate::kernel::trial::left_until;
-use crate::kernel::{FaultCode, KernelError, bpffs, owned_counters};
+use crate::kernel::{KernelError, bpffs};
 use crate::observe::attached::{Attached, Scope, attached};
-use crate::observe::candidate;
-use crate::observe::counters::Totals;
+use crate::observe::flows::FlowState;
 use crate::observe::pace::Pace;
-use crate::observe::status::Condition;
 
 /// How often a reading begins anew when policies are replaced meanwhile.
 const ATTEMPTS: usize = 4;
@@ -165,18 +161,14 @@ impl Reader {
             return;
         };
         let both = || tables.iter().map(|it| &it.attached.pins).zip(&states);
-        let mut by_state = [0; 16];
+        let mut by_state = [0; STATES];
         let counted = both().all(|(pins, state)| count_flows(pins, state, &mut by_state).is_ok());
         sample.flows = counted.then(|| {
-            let numbers = Timeout::ALL.map(|timeout| timeout as u8).into_iter();
-            let of_flows = numbers.filter(|number| *number != Timeout::Fragment as u8);
-            of_flows
-                .chain([CUT])
-                .map(|number| {
-                    let labels = Labels::new(&[("state", state_name(number))]);
-                    (labels, by_state[usize::from(number)])
-                })
-                .collect()
+            let of_state = |state: FlowState| {
+                let labels = Labels::new(&[("state", state.name())]);
+                (labels, by_state[usize::from(state.number())])
+            };
+            FlowState::all().map(of_state).collect()
         });
         let capacity = states.iter().map(|state| u64::from(state.max_flows));
         sample.capacity = Some(capacity.sum());
@@ -234,6 +226,7 @@ impl Reader {
     }
 }
 
+/// The pins of all attached interfaces. None if there is no BPF file system.
 fn all_pins(path: &Path) -> Result<Vec<InterfacePins>, KernelError> {
     match bpffs::find(path)? {
         None => Ok(Vec::new()),
@@ -241,230 +234,20 @@ fn all_pins(path: &Path) -> Result<Vec<InterfacePins>, KernelError> {
     }
 }
 
+/// The numbers of states: that of a cut flow is the highest.
+const STATES: usize = CUT as usize + 1;
+
+/// Adds the flows of a table that have not expired, by the numbers of their states.
 fn count_flows(
     pins: &InterfacePins,
     state: &State,
-    by_state: &mut [u64; 16],
+    by_state: &mut [u64; STATES],
 ) -> Result<(), KernelError> {
     let now = monotonic_now();
     each_flow(pins, |flow| {
         let (number, seen) = (flow.value.state, flow.value.last_seen);
         if !is_expired(now, seen, seconds(&state.timeouts, number)) {
-            by_state[usize::from(number & 15)] += 1;
+            by_state[usize::from(number) % STATES] += 1;
         }
     })
-}
-
-/// The labels of a series about one direction of an interface.
-fn of_direction(interface: &str, direction: Direction, more: &[(&str, &str)]) -> Labels {
-    let first = [("interface", interface), ("direction", direction.name())];
-    Labels::new(&[&first, more].concat())
-}
-
-/// An RFC 3339 time as whole seconds since 1970, of which thousands are written much faster than
-/// fractions.
-fn seconds_of(at: &str) -> i64 {
-    at.parse().map_or(0, Timestamp::as_second)
-}
-
-/// An attached interface, with what seldom changes.
-struct Known {
-    attached: Attached,
-    /// `None` if the record cannot be read, and is to be tried again.
-    stamp: Option<Stamp>,
-    name: String,
-    condition: Option<Condition>,
-    health: Pace,
-    /// The labels of the series of rules.
-    rules: Vec<Labels>,
-    /// Which of these series counts for the rule that owns a slot, itself or by a pair.
-    series: HashMap<u32, usize>,
-    reasons: Vec<(Direction, Reason, Labels)>,
-}
-
-impl Known {
-    fn new(mut attached: Attached) -> Known {
-        let stamped = Stamp::read(&attached.pins).ok().flatten();
-        let stamp = stamped.map(|(state, stamp)| {
-            attached.state = Ok(state);
-            stamp
-        });
-        let mut health = Pace::default();
-        let condition = health.pass(|| attached.condition().ok());
-        let name = name_of(&attached, condition.as_ref());
-        let mut known = Known {
-            attached,
-            stamp,
-            condition,
-            health,
-            rules: Vec::new(),
-            series: HashMap::new(),
-            reasons: Vec::new(),
-            name,
-        };
-        known.label();
-        known
-    }
-
-    /// Makes the labels of all series.
-    fn label(&mut self) {
-        let Ok(state) = self.attached.state() else {
-            return;
-        };
-        self.rules.clear();
-        self.series.clear();
-        self.reasons.clear();
-        // A rule that flows still refer to has been removed, but goes on to count.
-        let owners = state.rules.iter().chain(&state.retired);
-        let mut owners: Vec<&SlotOwner> = owners.filter(|it| it.beside.is_none()).collect();
-        // A reload leaves slots as they are.
-        owners.sort_by_key(|owner| owner.slot);
-        let labels = labels::of_rules(&self.name, &owners, labels::RULES);
-        let mut others: HashMap<(Direction, Action), usize> = HashMap::new();
-        let mut other = |series: &mut Vec<Labels>, owner: &SlotOwner| {
-            let at = others.entry((owner.direction, owner.action));
-            *at.or_insert_with(|| {
-                let action = owner.action.name();
-                let more = [("group", ""), ("rule", OTHER), ("action", action)];
-                series.push(of_direction(&self.name, owner.direction, &more));
-                series.len() - 1
-            })
-        };
-        let mut by_identity: HashMap<(Direction, &str), usize> = HashMap::new();
-        for (owner, labels) in owners.into_iter().zip(labels) {
-            let series = match labels {
-                Some(labels) => {
-                    self.rules.push(labels);
-                    self.rules.len() - 1
-                }
-                None => other(&mut self.rules, owner),
-            };
-            by_identity.insert((owner.direction, &owner.identity), series);
-            self.series.insert(owner.slot, series);
-        }
-        // The slots of a rule's pairs count for it.
-        let pairs = state.pairs.iter().chain(&state.retired);
-        for owner in pairs.filter(|it| it.beside.is_some() && it.is_rule()) {
-            let of_rule = by_identity.get(&(owner.direction, owner.identity.as_str()));
-            let of_rule = of_rule.copied();
-            let series = of_rule.unwrap_or_else(|| other(&mut self.rules, owner));
-            self.series.insert(owner.slot, series);
-        }
-        for direction in Direction::BOTH {
-            for reason in Reason::ALL {
-                let name = reason.to_string();
-                let more = [
-                    ("action", reason.action().name()),
-                    ("reason", name.as_str()),
-                ];
-                let labels = of_direction(&self.name, direction, &more);
-                self.reasons.push((direction, reason, labels));
-            }
-        }
-    }
-
-    fn is_current(&self) -> bool {
-        let stamp = self.stamp.as_ref();
-        stamp.is_some_and(|stamp| stamp.is_current(&self.attached.pins).unwrap_or(false))
-    }
-
-    fn is_healthy(&self, direction: Direction) -> Option<bool> {
-        if self.attached.state().is_err() {
-            return Some(false);
-        }
-        let faults = &self.condition.as_ref()?.faults;
-        let mut mine = faults
-            .iter()
-            .filter(|fault| fault.direction.is_none_or(|it| it == direction));
-        match mine.next() {
-            None => Some(true),
-            // Nothing is known then.
-            Some(fault) if fault.code == FaultCode::Unverified => None,
-            Some(_) => Some(false),
-        }
-    }
-
-    /// Whether the record is not what it was. If it cannot be read any more, the interface is being
-    /// detached, and what was read before is right.
-    fn has_changed(&self) -> bool {
-        let read = || State::read(&self.attached.pins).ok().flatten();
-        !self.is_current() && read().is_some_and(|now| self.attached.state().ok() != Some(&now))
-    }
-
-    /// Adds what it counts now. Returns false, and adds nothing, if a policy has come into force
-    /// meanwhile, by which slots may have got other owners.
-    fn read(&mut self, sample: &mut Sample) -> bool {
-        if self.health.is_due() {
-            self.condition = self.health.pass(|| self.attached.condition().ok());
-            let name = name_of(&self.attached, self.condition.as_ref());
-            if name != self.name {
-                self.name = name;
-                self.label();
-            }
-        }
-        let Ok(state) = self.attached.state() else {
-            return true;
-        };
-        let Ok(raw) = owned_counters(&self.attached.pins, state) else {
-            return true;
-        };
-        if self.has_changed() {
-            return false;
-        }
-        let created = seconds_of(&state.attached_at);
-        let sums = Sums::of(state, &raw);
-        let first = sample.rules.len();
-        sample.rules.extend(self.rules.iter().map(|labels| Series {
-            labels: labels.clone(),
-            counts: [0; 3],
-            created,
-        }));
-        for (owner, counts) in sums.rules.iter().chain(&sums.former) {
-            let Some(series) = self.series.get(&owner.slot) else {
-                continue;
-            };
-            let [packets, bytes, replies] = &mut sample.rules[first + series].counts;
-            *packets += counts.packets;
-            *bytes += counts.bytes;
-            *replies += counts.reply_packets;
-        }
-        for (direction, reason, labels) in &self.reasons {
-            let [packets, _] = sums.crossed(*direction, *reason);
-            sample.reasons.push(Series {
-                labels: labels.clone(),
-                counts: [packets],
-                created,
-            });
-        }
-        sample.totals.extend(Direction::BOTH.map(|direction| {
-            let total = Totals::sum(direction, sums.all());
-            Series {
-                labels: of_direction(&self.name, direction, &[]),
-                counts: [total.packets, total.bytes],
-                created,
-            }
-        }));
-        if let Some((candidate, totals)) = candidate::status_of(state, &sums) {
-            let series = totals.iter().map(|total| Series {
-                labels: of_direction(&self.name, total.direction, &[]),
-                counts: [total.packets],
-                created: seconds_of(&candidate.since),
-            });
-            sample.differences.extend(series);
-        }
-        true
-    }
-}
-
-/// The name of an interface as a label: with its network namespace in front where that is not the
-/// one of this process, where another interface may have the same name.
-fn name_of(attached: &Attached, condition: Option<&Condition>) -> String {
-    let index = || format!("#{}", attached.pins.ifindex);
-    match condition {
-        None => attached.name().unwrap_or_else(index),
-        Some(condition) => match condition.elsewhere() {
-            None => condition.interface.clone(),
-            Some(netns) => format!("{netns}/{}", condition.interface),
-        },
-    }
 }

@@ -1,5 +1,7 @@
 //! What one reading for metrics has found.
 
+use jiff::Timestamp;
+
 use super::labels::Labels;
 
 /// What is counted by one series, and since when (whole seconds since 1970). It has several
@@ -32,4 +34,10 @@ pub struct Sample {
     pub(super) policies: Vec<Labels>,
     /// Seconds since 1970. `None` if no policy waits to be confirmed.
     pub(super) confirm_deadline: Option<f64>,
+}
+
+/// An RFC 3339 time as whole seconds since 1970, of which thousands are written much faster than
+/// fractions.
+pub(super) fn seconds_of(at: &str) -> i64 {
+    at.parse().map_or(0, Timestamp::as_second)
 }
