@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use super::log::send_udp_from_node;
 use super::pty::{size, start};
 use super::run::Running;
-use super::world::{Ran, World, file};
+use super::world::{Ran, World};
 
 const POLICY: &str = "name: web
 inbound:
@@ -18,9 +18,7 @@ inbound:
 ";
 
 fn applied() -> World {
-    let world = World::new();
-    let path = file(world.dir.path(), "web.yaml", POLICY);
-    world.run(&["apply", &path, "--iface", "nic"]).ok();
+    let (world, _) = World::enforcing("web.yaml", POLICY);
     world
 }
 
@@ -101,7 +99,7 @@ fn a_capture_is_read_by_wireshark() {
     for _ in 0..3 {
         world.send_udp_to_node(53);
     }
-    send_udp_from_node(&world, 7);
+    send_udp_from_node(&world, "192.0.2.2", 7);
     // The packets are judged by now, and the last reading takes them.
     let (code, err) = watching.end(Signal::SIGINT);
     assert_eq!(code, Some(0), "{err}");

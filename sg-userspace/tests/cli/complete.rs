@@ -46,9 +46,7 @@ fn questions(world: &World) -> Vec<(String, String)> {
 }
 
 fn world() -> World {
-    let world = World::new();
-    let policy = file(world.dir.path(), "policy.yaml", POLICY);
-    world.run(&["apply", &policy, "--iface", "nic"]).ok();
+    let (world, _) = World::enforcing("policy.yaml", POLICY);
     world
 }
 

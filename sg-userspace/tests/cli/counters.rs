@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::world::{World, file};
+use super::world::World;
 
 /// How long the test waits until no packet comes by itself.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -19,9 +19,7 @@ outbound: [{protocol: all, to: any, action: accept}]
 ";
 
 fn with_policy() -> (World, String) {
-    let world = World::new();
-    let path = file(world.dir.path(), "p.yaml", POLICY);
-    world.run(&["apply", &path, "--iface", "nic"]).ok();
+    let (world, path) = World::enforcing("p.yaml", POLICY);
     (world, path)
 }
 

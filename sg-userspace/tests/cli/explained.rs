@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 
-use super::world::{World, file, inside, ip};
+use super::world::{World, inside, ip};
 
 const POLICY: &str = "\
 name: db
@@ -32,9 +32,7 @@ fn asked(world: &World, words: &[&str], says: &[&str]) -> String {
 /// out.
 #[test]
 fn the_way_to_a_verdict_is_shown() {
-    let world = World::new();
-    let policy = file(world.dir.path(), "db.yaml", POLICY);
-    world.run(&["apply", &policy, "--iface", "nic"]).ok();
+    let (world, policy) = World::enforcing("db.yaml", POLICY);
     let place = format!("{policy}:4");
     asked(
         &world,
@@ -99,9 +97,7 @@ fn the_way_to_a_verdict_is_shown() {
 /// Proves K6: the flow of exactly these ends is shown, and what becomes of its next segment.
 #[test]
 fn a_flow_is_shown_with_its_rule() {
-    let world = World::new();
-    let policy = file(world.dir.path(), "db.yaml", POLICY);
-    world.run(&["apply", &policy, "--iface", "nic"]).ok();
+    let (world, _) = World::enforcing("db.yaml", POLICY);
     let listener = inside(&world.node, || {
         TcpListener::bind("192.0.2.1:22").expect("it is free")
     });
@@ -138,9 +134,7 @@ fn a_flow_is_shown_with_its_rule() {
 /// What listens at the port is shown with its process and its address, and what else is in the way.
 #[test]
 fn what_listens_is_shown() {
-    let world = World::new();
-    let policy = file(world.dir.path(), "db.yaml", POLICY);
-    world.run(&["apply", &policy, "--iface", "nic"]).ok();
+    let (world, _) = World::enforcing("db.yaml", POLICY);
     let listening =
         |words: &[&str], says: &[&str]| asked(&world, &[words, &["--listening"]].concat(), says);
     let words = ["tcp", "192.0.2.2", ":3360"];

@@ -58,9 +58,7 @@ fn flows(world: &World, words: &[&str]) -> Vec<Value> {
 /// that no rule has is an error.
 #[test]
 fn filters_and_orders() {
-    let world = World::new();
-    let policy = file(world.dir.path(), "p.yaml", POLICY);
-    world.run(&["apply", &policy, "--iface", "nic"]).ok();
+    let (world, _) = World::enforcing("p.yaml", POLICY);
     let listeners = [7000, 7001].map(|port| listen(&world, port));
     let mut streams: Vec<(TcpStream, TcpStream)> = Vec::new();
     for listener in [&listeners[0], &listeners[0], &listeners[1]] {
@@ -157,9 +155,7 @@ fn filters_and_orders() {
 /// others live, and a new one opens at once. Of UDP the next packet is judged as a new one.
 #[test]
 fn a_killed_connection_stays_cut_and_a_new_one_opens() {
-    let world = World::new();
-    let policy = file(world.dir.path(), "p.yaml", POLICY);
-    world.run(&["apply", &policy, "--iface", "nic"]).ok();
+    let (world, _) = World::enforcing("p.yaml", POLICY);
     let listener = listen(&world, 7000);
     let (mut peer, mut node) = connect(&world, &listener);
     let (mut other_peer, mut other_node) = connect(&world, &listener);
@@ -266,9 +262,7 @@ fn a_killed_connection_stays_cut_and_a_new_one_opens() {
 /// cannot be ended by its flow, and that is said.
 #[test]
 fn what_the_rules_let_pass_goes_on() {
-    let world = World::new();
-    let policy = file(world.dir.path(), "p.yaml", POLICY);
-    world.run(&["apply", &policy, "--iface", "nic"]).ok();
+    let (world, _) = World::enforcing("p.yaml", POLICY);
     let listener = listen(&world, 7000);
     let (mut peer, mut node) = connect(&world, &listener);
     assert!(passes(&mut peer, &mut node, SOON) && passes(&mut node, &mut peer, SOON));
@@ -287,9 +281,7 @@ fn what_the_rules_let_pass_goes_on() {
 /// Proves A4: `--watch --json` is a stream with an object for each reading.
 #[test]
 fn watching_is_a_stream() {
-    let world = World::new();
-    let policy = file(world.dir.path(), "p.yaml", POLICY);
-    world.run(&["apply", &policy, "--iface", "nic"]).ok();
+    let (world, _) = World::enforcing("p.yaml", POLICY);
     world.ping_node(1);
     let mut watching = world
         .command(&["flows", "--watch", "0.2", "--json", "--proto", "icmp"])

@@ -75,9 +75,7 @@ fn apply_status_counters_and_detach_tell_one_story() {
 
 #[test]
 fn a_second_apply_replaces_and_keeps_counting() {
-    let world = World::new();
-    let policy = file(world.dir.path(), "quiet.yaml", DROP_PING);
-    world.run(&["apply", &policy, "--iface", "nic"]).ok();
+    let (world, policy) = World::enforcing("quiet.yaml", DROP_PING);
     world.ping_node(2);
     let ran = world
         .run(&["apply", &policy, "builtin:tke", "--iface", "nic", "--json"])
@@ -257,9 +255,7 @@ fn apply_says_when_it_adds_a_qdisc() {
 /// Proves P2: a policy without rules drops everything.
 #[test]
 fn a_policy_without_rules_drops_all() {
-    let world = World::new();
-    let policy = file(world.dir.path(), "empty.yaml", "name: empty\ninbound: []\n");
-    world.run(&["apply", &policy, "--iface", "nic"]).ok();
+    let (world, _) = World::enforcing("empty.yaml", "name: empty\ninbound: []\n");
     world.ping_node(2);
     let counters = world.run(&["counters", "--all"]).ok().out;
     let line = counters

@@ -35,9 +35,7 @@ fn a_namespace_that_does_not_exist() {
 /// Proves P8: `apply` of a bad policy changes nothing.
 #[test]
 fn a_bad_policy() {
-    let world = World::new();
-    let good = file(world.dir.path(), "p.yaml", "inbound: []\n");
-    world.run(&["apply", &good, "--iface", "nic"]).ok();
+    let (world, good) = World::enforcing("p.yaml", "inbound: []\n");
     file(
         world.dir.path(),
         "p.yaml",

@@ -188,9 +188,7 @@ outbound: [{protocol: all, to: any, action: accept}]
 ";
 
 fn world() -> World {
-    let world = World::new();
-    let path = file(world.dir.path(), "p.yaml", POLICY);
-    world.run(&["apply", &path, "--iface", "nic"]).ok();
+    let (world, _) = World::enforcing("p.yaml", POLICY);
     world
 }
 

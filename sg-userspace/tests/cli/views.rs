@@ -216,9 +216,7 @@ fn all_views_show_the_same_packets() {
 /// ASCII, and each says the same as elsewhere. `top`, which draws, is tried in `top`.
 #[test]
 fn views_in_a_pipe_and_a_c_locale() {
-    let world = World::new();
-    let path = file(world.dir.path(), "seen.yaml", POLICY);
-    world.run(&["apply", &path, "--iface", "nic"]).ok();
+    let (world, _) = World::enforcing("seen.yaml", POLICY);
     send(&world, BEFORE);
     shows("counters", &BEFORE, || {
         of_json(&world.run(&["counters", "--json"]).ok().json()[0])
@@ -307,9 +305,7 @@ fn every_view_says_that_an_interface_is_not_enforced() {
 /// nobody watches leaves none.
 #[test]
 fn an_empty_log_does_not_say_that_nothing_was_dropped() {
-    let world = World::new();
-    let policy = file(world.dir.path(), "seen.yaml", POLICY);
-    world.run(&["apply", &policy, "--iface", "nic"]).ok();
+    let (world, _) = World::enforcing("seen.yaml", POLICY);
     let why = "what is dropped leaves one where the policy logs it (`log: true` of its rule, \
                `log-no-match`) or while somebody watches (--follow)";
     let none = world.run(&["log"]);

@@ -133,6 +133,16 @@ impl World {
         world
     }
 
+    /// A world on whose interface a policy is in force. Also the path of the policy's file, which
+    /// has this name.
+    #[track_caller]
+    pub(crate) fn enforcing(name: &str, policy: &str) -> (World, String) {
+        let world = World::new();
+        let path = file(world.dir.path(), name, policy);
+        world.run(&["apply", &path, "--iface", "nic"]).ok();
+        (world, path)
+    }
+
     /// Adds another pair to the node, both ends of which are there and down.
     pub(crate) fn add_pair(&self, name: &str, end: &str) {
         let words = ["-n", &self.node, "link", "add", name, "type", "veth"];

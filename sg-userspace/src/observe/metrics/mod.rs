@@ -1,8 +1,8 @@
 //! Metrics in OpenMetrics: what `sgctl metrics` prints and `sgctl run --metrics` serves (O5).
 //!
-//! `reader` reads the kernel, `known` keeps what seldom changes of an interface, `sample` is what was
-//! read, `labels` names series, `families` says which there are, and `format` writes the two text
-//! formats.
+//! `reader` reads the kernel, `known` keeps what seldom changes of an interface, `sample` is what
+//! was read, `labels` names series, `families` says which there are, and `format` writes the two
+//! text formats.
 //!
 //! What could not be read is absent, and never zero.
 
