@@ -140,6 +140,7 @@ pub(super) fn by_tables(
     Ok(by_rule(question, owner.action, rule))
 }
 
+/// What is decided before any rule is asked. `None` if the rules decide.
 fn before_the_rules(
     question: &Question,
     essential: bool,
@@ -153,19 +154,14 @@ fn before_the_rules(
         _ if essential && question.is_essential() => Reason::Essential,
         _ => return None,
     };
-    Some(Explanation::of(
-        question.direction,
-        Decision {
-            verdict: reason.action(),
-            rule: None,
-            reason: DecidedBy::Reason(reason),
-            by_flow: false,
-        },
-    ))
+    Some(by_reason(question, reason.action(), reason))
 }
 
 fn no_match(question: &Question, verdict: Action) -> Explanation {
-    let reason = state::no_match(verdict);
+    by_reason(question, verdict, state::no_match(verdict))
+}
+
+fn by_reason(question: &Question, verdict: Action, reason: Reason) -> Explanation {
     let decision = Decision {
         verdict,
         rule: None,

@@ -6,8 +6,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use sg_common::flow::FlowKind;
-use sg_common::flow_entry::{Contents, FlowKey};
 use sg_common::icmp::{query, reply_type};
 use sg_common::protocol::{IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, is_ipv6_extension};
 use sg_common::tcp::{ACK, SYN};
@@ -25,7 +23,7 @@ use crate::kernel::KernelError;
 use crate::kernel::capabilities::TO_ENFORCE;
 use crate::kernel::flow_tables::{FlowTable, key_of, monotonic_now};
 use crate::kernel::frame::{ARP, Body, HOP_LIMIT, LLDP, Wire};
-use crate::kernel::rehearsal::{Judged, Rehearsal};
+use crate::kernel::rehearsal::{Judged, KnownFlow, Rehearsal};
 use crate::kernel::state::State;
 
 /// How many rules are shown that nearly decide.
@@ -141,11 +139,7 @@ impl<'a> Inquiry<'a> {
     }
 
     /// The live flow with exactly these ends, and what the copy has to know of it.
-    fn flow(
-        &self,
-        question: &Question,
-        now: u64,
-    ) -> (Option<Flow>, Option<(FlowKey, Contents, FlowKind)>) {
+    fn flow(&self, question: &Question, now: u64) -> (Option<Flow>, Option<KnownFlow>) {
         let Some(ports) = question.flow_ports() else {
             return (None, None);
         };
@@ -162,7 +156,7 @@ impl<'a> Inquiry<'a> {
         &mut self,
         direction: Direction,
         wire: &Wire,
-        flow: Option<&(FlowKey, Contents, FlowKind)>,
+        flow: Option<&KnownFlow>,
         now: u64,
     ) -> Result<Decision, KernelError> {
         let Some(copy) = &mut self.copy else {

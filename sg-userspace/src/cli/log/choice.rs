@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 use sg_common::event;
 use sg_common::verdict::{Action, Reason};
 use sg_policy::policy::suggest;
+use sg_userspace::observe::decided::DecidedBy;
 use sg_userspace::observe::events::{LoggedPacket, Tally};
 use sg_userspace::observe::filter::{Ends, Filter, RuleSeen};
 
@@ -95,9 +96,10 @@ pub(super) fn fits(filter: &Filter, packet: &LoggedPacket) -> bool {
     fits_ends && filter.takes_rule(rule)
 }
 
+/// Parses what decided a packet, by its name.
 fn reason(text: &str) -> Result<String, String> {
     let mut names: Vec<&str> = Reason::ALL.iter().map(|reason| reason.name()).collect();
-    names.push("rule");
+    names.push(DecidedBy::Rule.name());
     names.sort_unstable();
     names.dedup();
     match names.contains(&text) {
@@ -112,12 +114,14 @@ fn reason(text: &str) -> Result<String, String> {
     }
 }
 
+/// Parses how many bytes of each packet are captured: as many as an event has, at most.
 pub(super) fn snap(text: &str) -> Result<u32, String> {
     let most = event::SNAP as u32;
     let number = text.parse().ok().filter(|n| (1..=most).contains(n));
     number.ok_or_else(|| format!("expected a number of bytes from 1 to {most}"))
 }
 
+/// Parses how many of the newest events are printed.
 pub(super) fn last(text: &str) -> Result<usize, String> {
     let number = text.parse().ok().filter(|n| *n > 0);
     number.ok_or_else(|| {
@@ -125,12 +129,13 @@ pub(super) fn last(text: &str) -> Result<usize, String> {
     })
 }
 
+/// Parses how many files are kept.
 pub(super) fn files(text: &str) -> Result<usize, String> {
     let number = text.parse().ok().filter(|n| *n > 0);
     number.ok_or_else(|| "expected a number of files, at least 1".to_owned())
 }
 
-/// The size of a file, which has room for its head and a packet.
+/// Parses the size of a file in bytes, which has room for its head and a packet.
 pub(super) fn file_size(text: &str) -> Result<u64, String> {
     const LEAST: u64 = 1 << 10;
     match bytes(text)? {
@@ -139,24 +144,20 @@ pub(super) fn file_size(text: &str) -> Result<u64, String> {
     }
 }
 
-/// A size such as `100M`, with binary units.
+/// Parses a size such as `100M`, with binary units, as bytes.
 fn bytes(text: &str) -> Result<u64, String> {
     let wanted = "expected a size such as 500K, 100M or 2G";
-    let (number, shift) = match text.strip_suffix(['K', 'k']) {
-        Some(number) => (number, 10),
-        None => match text.strip_suffix('M') {
-            Some(number) => (number, 20),
-            None => match text.strip_suffix('G') {
-                Some(number) => (number, 30),
-                None => (text, 0),
-            },
-        },
-    };
+    let units: [(&[char], u32); 3] = [(&['K', 'k'], 10), (&['M'], 20), (&['G'], 30)];
+    let with_unit = units
+        .iter()
+        .find_map(|(unit, shift)| Some((text.strip_suffix(*unit)?, *shift)));
+    let (number, shift) = with_unit.unwrap_or((text, 0));
     let number: u64 = number.parse().map_err(|_| wanted.to_owned())?;
     let size = number.checked_mul(1 << shift).filter(|size| *size > 0);
     size.ok_or_else(|| wanted.to_owned())
 }
 
+/// Parses a time such as `10m`.
 pub(super) fn time(text: &str) -> Result<Duration, String> {
     let seconds = sg_policy::policy::seconds_in(text).filter(|seconds| *seconds > 0);
     let seconds = seconds.ok_or_else(|| "expected a time such as 90s, 10m or 1h".to_owned())?;
@@ -166,7 +167,6 @@ pub(super) fn time(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use sg_common::verdict::Direction;
-    use sg_userspace::observe::decided::DecidedBy;
     use sg_userspace::observe::events::LoggingRule;
     use sg_userspace::observe::filter::RuleChoice;
 

@@ -76,7 +76,7 @@ pub(super) struct Table {
     pub(super) interfaces: Vec<About>,
     pub(super) rules: Vec<Row<RuleCounters>>,
     pub(super) reasons: Vec<Row<ReasonCounters>>,
-    pub(super) totals: Vec<Direct>,
+    pub(super) totals: Vec<DirectionTrack>,
     /// The flow tables: interfaces that share one count once.
     pub(super) flows: Flows,
     /// What was dropped lately.
@@ -95,8 +95,8 @@ pub(super) struct About {
     pub(super) attachment: usize,
 }
 
-/// All packets of one direction.
-pub(super) struct Direct {
+/// All packets of one direction: their counts, and how fast they come.
+pub(super) struct DirectionTrack {
     pub(super) totals: Totals,
     pub(super) all: Track,
     pub(super) accepted: Track,
@@ -341,7 +341,7 @@ impl Table {
                 .iter()
                 .position(|old| old.totals.direction == total.direction);
             let old = known.map(|known| totals.swap_remove(known));
-            Direct::follow(old, total, seconds)
+            DirectionTrack::follow(old, total, seconds)
         });
         let totals = totals.collect();
         flows.read(&now.flows, seconds);
@@ -359,15 +359,19 @@ impl Table {
     }
 
     /// All packets of one direction.
-    pub(super) fn total(&self, direction: Direction) -> Option<&Direct> {
+    pub(super) fn total(&self, direction: Direction) -> Option<&DirectionTrack> {
         self.totals
             .iter()
             .find(|total| total.totals.direction == direction)
     }
 }
 
-impl Direct {
-    fn follow(before: Option<Direct>, totals: Totals, seconds: Option<f64>) -> Direct {
+impl DirectionTrack {
+    fn follow(
+        before: Option<DirectionTrack>,
+        totals: Totals,
+        seconds: Option<f64>,
+    ) -> DirectionTrack {
         let (mut all, mut accepted, mut dropped) = match before {
             None => Default::default(),
             Some(old) => (old.all, old.accepted, old.dropped),
@@ -375,7 +379,7 @@ impl Direct {
         all.read(totals.packets, totals.bytes, seconds);
         accepted.read(totals.accepted, 0, seconds);
         dropped.read(totals.dropped, 0, seconds);
-        Direct {
+        DirectionTrack {
             totals,
             all,
             accepted,

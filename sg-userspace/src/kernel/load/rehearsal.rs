@@ -36,6 +36,9 @@ pub struct Rehearsal {
     tables: LiveTables,
 }
 
+/// A flow as the copy has to know it.
+pub(crate) type KnownFlow = (FlowKey, Contents, FlowKind);
+
 /// What became of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Judged {
@@ -70,7 +73,7 @@ impl Rehearsal {
     }
 
     /// Forgets all flows, and remembers a copy of this one.
-    pub(crate) fn begin_with(&self, flow: Option<&(FlowKey, Contents, FlowKind)>, now: u64) {
+    pub(crate) fn begin_with(&self, flow: Option<&KnownFlow>, now: u64) {
         self.table.remove_where(|_| true);
         if let Some((key, contents, kind)) = flow {
             self.table.copy(key, contents, *kind, now);

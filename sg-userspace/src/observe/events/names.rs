@@ -182,17 +182,16 @@ impl Names {
         let mut rows: BTreeMap<(u32, u8, &str, Option<u32>, u32), Tally> = BTreeMap::new();
         for (map, one) in to.maps() {
             let ifindex = one.ifindex;
-            for (slot, now) in one.slots.iter().enumerate() {
-                let before = from.of(map, slot);
+            for (slot, now) in (0_u32..).zip(&one.slots) {
+                let before = from.of(map, slot as usize);
                 let written = now.written().saturating_sub(before.written());
                 let suppressed = now.suppressed().saturating_sub(before.suppressed());
-                let got = delivered.of(map, slot as u32);
+                let got = delivered.of(map, slot);
                 // What has come since the last reading of what is not attached any more.
                 let written = written.max(got);
                 if written + suppressed == 0 {
                     continue;
                 }
-                let slot = slot as u32;
                 let nobody = (Direction::Inbound, DecidedBy::Rule, None);
                 let (direction, reason, rule) = self.owner(slot).unwrap_or(nobody);
                 let position = rule.and_then(|rule| rule.position);

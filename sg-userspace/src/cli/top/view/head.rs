@@ -15,7 +15,7 @@ use crate::cli::candidate::compared;
 use crate::cli::health;
 use crate::cli::placed::{placed, with_command};
 use crate::cli::screen::Paint;
-use crate::cli::top::model::{About, Direct, Flows, Model, Table};
+use crate::cli::top::model::{About, DirectionTrack, Flows, Model, Table};
 use crate::cli::units::{bit_rate, count, left, packet_rate, since, thousands};
 use crate::cli::words::in_netns;
 
@@ -59,7 +59,7 @@ pub(super) fn draw(pen: &mut Pen<'_>, area: Rect, model: &Model, now: &Now) {
     if let Some(table) = model.table() {
         for direction in Direction::BOTH {
             let total = table.total(direction);
-            lines.push(total.map_or_else(Line::default, |total| direct(pen, total, width)));
+            lines.push(total.map_or_else(Line::default, |total| direction_line(pen, total, width)));
         }
         lines.push(flows(pen, &table.flows, width));
     }
@@ -215,7 +215,7 @@ fn candidates(interfaces: &[About]) -> Vec<(Paint, String)> {
 }
 
 /// `inbound  1.21 M/s  accepted 1.20 M/s ▃▃▃▃  dropped 12.1 k/s ▁▁▇▇  1.0 %`.
-fn direct(pen: &Pen<'_>, total: &Direct, width: usize) -> Line<'static> {
+fn direction_line(pen: &Pen<'_>, total: &DirectionTrack, width: usize) -> Line<'static> {
     let has_bits = width >= 100;
     let counts = match width >= 132 {
         true => {
@@ -324,14 +324,14 @@ impl Extent {
 /// as far as it fits.
 fn flows(pen: &Pen<'_>, flows: &Flows, width: usize) -> Line<'static> {
     let mut lines = Extent::ALL
-        .map(|extent| flows_to(pen, flows, extent))
+        .map(|extent| flows_line(pen, flows, extent))
         .into_iter();
     let fits = |line: &Line<'static>| line.width() <= width;
     let last = lines.next_back();
     lines.find(fits).or(last).unwrap_or_default()
 }
 
-fn flows_to(pen: &Pen<'_>, flows: &Flows, extent: Extent) -> Line<'static> {
+fn flows_line(pen: &Pen<'_>, flows: &Flows, extent: Extent) -> Line<'static> {
     const BAR: usize = 10;
     let live = flows.established.live;
     let share = match flows.capacity {
