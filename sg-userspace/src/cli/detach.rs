@@ -5,8 +5,9 @@ use std::fmt::Write as _;
 
 use clap::Args;
 use serde::Serialize;
+use sg_userspace::kernel::hold::HeldInterface;
 use sg_userspace::kernel::{self, KernelError};
-use sg_userspace::observe::attached::{Attached, other_layouts};
+use sg_userspace::observe::attached::{Attached, Scope, other_layouts};
 use sg_userspace::observe::left::{Found, attached_or_left};
 
 use super::context::{Context, Ifaces, Json};
@@ -42,15 +43,22 @@ pub(super) struct Detach {
 
 /// An interface that was detached.
 #[derive(Serialize)]
-struct Gone<'a> {
+struct Gone {
     interface: String,
     netns: Option<String>,
-    policy: Option<&'a str>,
+    policy: Option<String>,
+}
+
+/// What was done, also in words, and what has failed.
+#[derive(Default)]
+struct Done {
+    gone: Vec<Gone>,
+    text: String,
+    failures: Vec<Failure>,
 }
 
 impl Detach {
     pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
-        let scope = context.everywhere(&self.ifaces);
         if let Some(unit) = &self.unless_enabled {
             match end_of(unit) {
                 End::Stays(why) => {
@@ -59,79 +67,30 @@ impl Detach {
                 End::Over(why) => context.out.say(&format!("enforcement ends: {why}\n"))?,
             }
         }
-        let found = match attached_or_left(&context.bpffs, &scope) {
-            // The unit may have waited for its interfaces.
-            Err(KernelError::NotAttached { .. } | KernelError::NoInterface { .. })
-                if self.unless_enabled.is_some() =>
-            {
-                Found::default()
-            }
-            found => found?,
-        };
-        let is_empty = found.is_empty();
-        let Found {
-            attached,
-            left,
-            unknown,
-        } = found;
-        // The names are read first, because they are gone after detaching.
-        let named = attached.into_iter().map(|one| (whereabouts(&one), one));
-        let mut found: Vec<_> = named.collect();
-        found.sort_by_cached_key(|((_, place), one)| by_place(one, place.clone()));
+        let scope = context.everywhere(&self.ifaces);
+        let found = self.find(context, &scope)?;
+        let (is_empty, is_attached) = (found.is_empty(), !found.attached.is_empty());
         // Listed before our own are removed, because the name of an interface leads to both.
         let others = other_layouts(&context.bpffs, &scope)?;
-        let mut out = String::new();
-        let mut gone = Vec::new();
-        let mut failures = Vec::new();
-        let places: Vec<_> = found.iter().map(|(_, one)| &one.pins).collect();
-        let removed = kernel::detach_each(&context.bpffs, &places, |_| true)?;
-        for (((name, place), one), removed) in found.iter().zip(removed) {
-            match removed {
-                Ok(_) => {
-                    gone.push(Gone {
-                        interface: name.clone(),
-                        netns: place.clone(),
-                        policy: policy_of(one),
-                    });
-                    let _ = writeln!(
-                        out,
-                        "{} {}",
-                        context.out.paint(Paint::Green, "detached"),
-                        sentence(one, name, place.as_deref())
-                    );
-                }
-                Err(error) => failures.push(Failure::from(error)),
-            }
-        }
-        for one in &left {
-            match one.remove() {
-                Ok(()) => {
-                    gone.push(Gone {
-                        interface: one.interface.clone(),
-                        netns: one.netns.clone(),
-                        policy: None,
-                    });
-                    let place = in_namespace(one.netns.as_deref());
-                    let _ = writeln!(
-                        out,
-                        "{} what a `sgctl run` that was killed has left on {}{place}",
-                        context.out.paint(Paint::Green, "removed"),
-                        one.interface
-                    );
-                }
-                Err(error) => failures.push(Failure::from(error)),
-            }
-        }
-        failures.extend(unknown.into_iter().chain(others).map(Failure::from));
-        if found.is_empty() && failures.is_empty() {
+        let mut done = Done::default();
+        done.detach(context, found.attached)?;
+        done.remove_left(context, &found.left);
+        let errors = found.unknown.into_iter().chain(others);
+        done.failures.extend(errors.map(Failure::from));
+        let Done {
+            gone,
+            mut text,
+            failures,
+        } = done;
+        if !is_attached && failures.is_empty() {
             kernel::tidy_up(&context.bpffs)?;
         }
         if is_empty && failures.is_empty() {
-            out.push_str("nothing is attached\n");
+            text.push_str("nothing is attached\n");
         }
         let printed = match self.json.json {
             true => context.out.json(&gone),
-            false => context.out.say(&out),
+            false => context.out.say(&text),
         };
         for failure in &failures {
             failure.report(&context.err);
@@ -141,15 +100,81 @@ impl Detach {
             Some(code) => Err(Failure::Told(code)),
         }
     }
+
+    /// What is to be removed.
+    fn find(&self, context: &Context, scope: &Scope) -> Result<Found, KernelError> {
+        match attached_or_left(&context.bpffs, scope) {
+            // The unit may have waited for its interfaces.
+            Err(KernelError::NotAttached { .. } | KernelError::NoInterface { .. })
+                if self.unless_enabled.is_some() =>
+            {
+                Ok(Found::default())
+            }
+            found => found,
+        }
+    }
 }
 
-fn policy_of(one: &Attached) -> Option<&str> {
-    one.state
-        .as_ref()
-        .ok()
-        .map(|state| state.policy.name.as_str())
+impl Done {
+    /// Detaches all of these interfaces that can be.
+    fn detach(&mut self, context: &Context, all: Vec<Attached>) -> Result<(), KernelError> {
+        // The names are read first, because they are gone after detaching.
+        let named = all.into_iter().map(|one| (whereabouts(&one), one));
+        let mut named: Vec<_> = named.collect();
+        named.sort_by_cached_key(|((_, place), one)| by_place(one, place.clone()));
+        let pins: Vec<_> = named.iter().map(|(_, one)| &one.pins).collect();
+        let removed = kernel::detach_each(&context.bpffs, &pins, |_| true)?;
+        for (((interface, netns), one), removed) in named.iter().zip(removed) {
+            match removed {
+                Ok(_) => {
+                    self.gone.push(Gone {
+                        interface: interface.clone(),
+                        netns: netns.clone(),
+                        policy: policy_of(one),
+                    });
+                    let _ = writeln!(
+                        self.text,
+                        "{} {}",
+                        context.out.paint(Paint::Green, "detached"),
+                        sentence(one, interface, netns.as_deref())
+                    );
+                }
+                Err(error) => self.failures.push(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what `run` has left where nothing is attached.
+    fn remove_left(&mut self, context: &Context, left: &[HeldInterface]) {
+        for one in left {
+            match one.remove() {
+                Ok(()) => {
+                    self.gone.push(Gone {
+                        interface: one.interface.clone(),
+                        netns: one.netns.clone(),
+                        policy: None,
+                    });
+                    let place = in_namespace(one.netns.as_deref());
+                    let _ = writeln!(
+                        self.text,
+                        "{} what a `sgctl run` that was killed has left on {}{place}",
+                        context.out.paint(Paint::Green, "removed"),
+                        one.interface
+                    );
+                }
+                Err(error) => self.failures.push(error.into()),
+            }
+        }
+    }
 }
 
+fn policy_of(one: &Attached) -> Option<String> {
+    let state = one.state.as_ref().ok()?;
+    Some(state.policy.name.clone())
+}
+
+/// What was detached from where.
 fn sentence(one: &Attached, name: &str, place: Option<&str>) -> String {
     let place = in_namespace(place);
     match &one.state {

@@ -6,6 +6,8 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use sg_common::protocol::IPPROTO_ICMPV6;
 use sg_common::tcp;
 use sg_policy::policy::icmp_type_name;
@@ -31,6 +33,17 @@ pub(super) struct Columns {
 
 /// The width of the time that stands in front of the line on a terminal: `12:34:56.789 `.
 const TIME: usize = 13;
+
+/// The time of a packet, in the time zone of the machine: on a terminal that of the day, else in
+/// RFC 3339. Both have milliseconds.
+pub(super) fn time_of(at: Timestamp, is_terminal: bool) -> String {
+    let local = at.to_zoned(TimeZone::system());
+    let format = match is_terminal {
+        true => "%H:%M:%S%.3f",
+        false => "%Y-%m-%dT%H:%M:%S%.3f%:z",
+    };
+    local.strftime(format).to_string()
+}
 
 /// The widths that the columns begin with, and those that they do not grow beyond: a longer text
 /// moves the rest of its line.

@@ -178,15 +178,12 @@ impl Screen {
 
     /// Prints one JSON value, indented.
     pub(super) fn json(&self, value: &impl Serialize) -> Result<(), Failure> {
-        self.print(&format!(
-            "{}\n",
-            rendered(serde_json::to_string_pretty(value))?
-        ))
+        self.print(&(rendered(serde_json::to_string_pretty(value))? + "\n"))
     }
 
     /// Prints one JSON value on one line, for streams.
     pub(super) fn json_line(&self, value: &impl Serialize) -> Result<(), Failure> {
-        self.print(&format!("{}\n", rendered(serde_json::to_string(value))?))
+        self.print(&json_line(value)?)
     }
 }
 
@@ -257,6 +254,11 @@ pub(super) fn clip(line: &str, width: Option<usize>) -> String {
         }
     }
     out
+}
+
+/// One JSON value on one line, with its end.
+pub(super) fn json_line(value: &impl Serialize) -> Result<String, Failure> {
+    Ok(rendered(serde_json::to_string(value))? + "\n")
 }
 
 fn rendered(json: serde_json::Result<String>) -> Result<String, Failure> {

@@ -10,93 +10,99 @@ pub(super) const HEADER: &str = "sampled_at,since,interface,netns,direction,kind
                                  reply_bytes,accepted,dropped,audited,packets_per_second,\
                                  bits_per_second\n";
 
-/// The rows of one interface. What a row does not have is empty: a total has no action, only a rule
-/// has replies, and a first reading has no rates.
+/// A row. What it does not have is empty: a total has no action, only a rule has replies.
+#[derive(Default)]
+struct Row<'a> {
+    direction: &'a str,
+    kind: &'a str,
+    position: Option<u32>,
+    group: &'a str,
+    name: &'a str,
+    action: &'a str,
+    what: &'a str,
+    description: &'a str,
+    packets: u64,
+    bytes: u64,
+    /// Packets and bytes.
+    replies: Option<[u64; 2]>,
+    /// Packets that were accepted, dropped and audited.
+    outcomes: Option<[u64; 3]>,
+    /// `None` of a first reading.
+    rate: Option<Rate>,
+}
+
+/// The rows of one interface.
 pub(super) fn rows(one: &Counters, rates: Option<&Rates>) -> String {
-    let mut out = String::new();
     let rates = rates.filter(|rates| rates.are_known());
-    let rate = |of: &dyn Fn(&Rates) -> Rate| match rates.map(of) {
-        None => [String::new(), String::new()],
-        Some(rate) => [
-            format!("{:.1}", rate.packets),
-            format!("{:.1}", rate.bits()),
-        ],
-    };
-    let mut row = |fields: [&str; 15], rate: [String; 2]| {
-        let netns = one.standing.netns.as_deref().unwrap_or_default();
-        let head = [
-            one.sampled_at.as_str(),
-            one.since.as_str(),
-            one.standing.interface.as_str(),
-            netns,
+    let rules = one.rules.iter().map(|rule| Row {
+        direction: rule.direction.name(),
+        kind: "rule",
+        position: rule.position,
+        group: &rule.group,
+        name: rule.name.as_deref().unwrap_or_default(),
+        action: rule.action.name(),
+        what: &rule.summary,
+        description: rule.description.as_deref().unwrap_or_default(),
+        packets: rule.packets,
+        bytes: rule.bytes,
+        replies: Some([rule.reply_packets, rule.reply_bytes]),
+        rate: rates.map(|rates| rates.of_rule(one, rule)),
+        ..Row::default()
+    });
+    let reasons = one.reasons.iter().map(|reason| Row {
+        direction: reason.direction.name(),
+        kind: "reason",
+        action: reason.action.name(),
+        what: reason.reason.name(),
+        packets: reason.packets,
+        bytes: reason.bytes,
+        rate: rates.map(|rates| rates.of_reason(one, reason)),
+        ..Row::default()
+    });
+    let totals = one.totals.iter().map(|total| Row {
+        direction: total.direction.name(),
+        kind: "total",
+        packets: total.packets,
+        bytes: total.bytes,
+        outcomes: Some([total.accepted, total.dropped, total.audited]),
+        rate: rates.map(|rates| rates.of_total(one, total)),
+        ..Row::default()
+    });
+    let rows = rules.chain(reasons).chain(totals);
+    rows.map(|row| row.line(one)).collect()
+}
+
+impl Row<'_> {
+    /// The fields, in the order of [`HEADER`].
+    fn line(&self, one: &Counters) -> String {
+        let number = |number: Option<u64>| number.map(|it| it.to_string()).unwrap_or_default();
+        let rate = |rate: Option<f64>| rate.map(|it| format!("{it:.1}")).unwrap_or_default();
+        let text = |text: &str| text.to_owned();
+        let fields = [
+            text(&one.sampled_at),
+            text(&one.since),
+            text(&one.standing.interface),
+            text(one.standing.netns.as_deref().unwrap_or_default()),
+            text(self.direction),
+            text(self.kind),
+            number(self.position.map(u64::from)),
+            text(self.group),
+            text(self.name),
+            text(self.action),
+            text(self.what),
+            text(self.description),
+            number(Some(self.packets)),
+            number(Some(self.bytes)),
+            number(self.replies.map(|[packets, _]| packets)),
+            number(self.replies.map(|[_, bytes]| bytes)),
+            number(self.outcomes.map(|[accepted, ..]| accepted)),
+            number(self.outcomes.map(|[_, dropped, _]| dropped)),
+            number(self.outcomes.map(|[.., audited]| audited)),
+            rate(self.rate.map(|rate| rate.packets)),
+            rate(self.rate.map(Rate::bits)),
         ];
-        let rate = rate.iter().map(String::as_str);
-        let fields = head.into_iter().chain(fields).chain(rate);
-        let fields: Vec<String> = fields.map(field).collect();
-        out.push_str(&fields.join(","));
-        out.push('\n');
-    };
-    for rule in &one.rules {
-        let fields: [&str; 15] = [
-            rule.direction.name(),
-            "rule",
-            &rule.position.map(|it| it.to_string()).unwrap_or_default(),
-            &rule.group,
-            rule.name.as_deref().unwrap_or_default(),
-            rule.action.name(),
-            &rule.summary,
-            rule.description.as_deref().unwrap_or_default(),
-            &rule.packets.to_string(),
-            &rule.bytes.to_string(),
-            &rule.reply_packets.to_string(),
-            &rule.reply_bytes.to_string(),
-            "",
-            "",
-            "",
-        ];
-        row(fields, rate(&|rates| rates.of_rule(one, rule)));
+        fields.map(|it| field(&it)).join(",") + "\n"
     }
-    for reason in &one.reasons {
-        let fields: [&str; 15] = [
-            reason.direction.name(),
-            "reason",
-            "",
-            "",
-            "",
-            reason.action.name(),
-            &reason.reason.to_string(),
-            "",
-            &reason.packets.to_string(),
-            &reason.bytes.to_string(),
-            "",
-            "",
-            "",
-            "",
-            "",
-        ];
-        row(fields, rate(&|rates| rates.of_reason(one, reason)));
-    }
-    for total in &one.totals {
-        let fields: [&str; 15] = [
-            total.direction.name(),
-            "total",
-            "",
-            "",
-            "",
-            "",
-            "",
-            "",
-            &total.packets.to_string(),
-            &total.bytes.to_string(),
-            "",
-            "",
-            &total.accepted.to_string(),
-            &total.dropped.to_string(),
-            &total.audited.to_string(),
-        ];
-        row(fields, rate(&|rates| rates.of_total(one, total)));
-    }
-    out
 }
 
 /// A field, in quotes if it has to be.

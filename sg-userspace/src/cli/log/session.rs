@@ -17,10 +17,10 @@ use super::capture::Capture;
 use super::choice::{Choice, fits};
 use super::sources::Sources;
 use crate::cli::context::Context;
-use crate::cli::event_line::{Columns, not_shown, rule_text};
+use crate::cli::event_line::{Columns, not_shown, rule_text, time_of};
 use crate::cli::failure::Failure;
 use crate::cli::reader::{has_no_reader, ignores_hangup};
-use crate::cli::screen::Paint;
+use crate::cli::screen::{Paint, json_line};
 use crate::cli::units::{count, thousands};
 
 /// How often the rings are read. Between two readings each has room for what a CPU writes.
@@ -368,11 +368,7 @@ impl<'a> Session<'a> {
         screen.measure();
         let mut out = String::new();
         for packet in packets {
-            let local = packet.at.to_zoned(jiff::tz::TimeZone::system());
-            let at = match screen.terminal {
-                true => local.strftime("%H:%M:%S%.3f").to_string(),
-                false => local.strftime("%Y-%m-%dT%H:%M:%S%.3f%:z").to_string(),
-            };
+            let at = time_of(packet.at, screen.terminal);
             let line = self.columns.line(&screen, packet);
             let _ = writeln!(out, "{} {line}", screen.paint(Paint::Dim, at));
         }
@@ -466,11 +462,7 @@ fn json_lines(packets: &[LoggedPacket]) -> Result<String, Failure> {
             event: "packet",
             details: packet,
         };
-        let text = serde_json::to_string(&line).map_err(|source| Failure::Io {
-            what: "writing JSON",
-            source: source.into(),
-        })?;
-        let _ = writeln!(out, "{text}");
+        out.push_str(&json_line(&line)?);
     }
     Ok(out)
 }

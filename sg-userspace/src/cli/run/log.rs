@@ -24,7 +24,7 @@ use super::summary::summary;
 use crate::cli::apply;
 use crate::cli::context::Context;
 use crate::cli::counters::{self, Choice, JsonCounters, Look};
-use crate::cli::event_line::{Columns, not_shown};
+use crate::cli::event_line::{Columns, not_shown, time_of};
 use crate::cli::failure::Failure;
 use crate::cli::journal::{Journal, Priority, with_priority};
 use crate::cli::rates::{Rates, Reading};
@@ -244,8 +244,7 @@ impl Log {
         line: &str,
         details: impl Serialize,
     ) {
-        let local = at.map(|at| at.to_zoned(jiff::tz::TimeZone::system()));
-        let time = match (local, self.is_live()) {
+        let time = match (at, self.is_live()) {
             _ if self.json => {
                 let mut event = Event::new(event, self.interface.as_deref(), details);
                 if at.is_some() {
@@ -253,8 +252,7 @@ impl Log {
                 }
                 return self.print(Priority::Info, line_of(&event));
             }
-            (Some(at), true) => at.strftime("%H:%M:%S%.3f").to_string(),
-            (Some(at), false) => at.strftime("%Y-%m-%dT%H:%M:%S%.3f%:z").to_string(),
+            (Some(at), is_live) => time_of(at, is_live),
             (None, true) => jiff::Zoned::now().strftime("%H:%M:%S").to_string(),
             (None, false) => {
                 return self.print(Priority::Info, self.out.for_people(&format!("{line}\n")));
