@@ -113,7 +113,7 @@ impl Status {
     }
 }
 
-/// A row, or why an interface has none.
+/// A row, or why an interface has none: its record cannot be read.
 type MaybeRow = Result<Row, NoRecord>;
 
 /// A row of `status --json`.
@@ -185,6 +185,7 @@ fn json_row(((one, row), candidate): ((&Attached, MaybeRow), Option<CandidateSta
 /// To how many characters names are shortened before columns are left out.
 const READABLE: usize = 12;
 
+/// The table of all interfaces, and the notes below it.
 fn text(
     context: &Context,
     found: &[Attached],
@@ -220,22 +221,7 @@ fn text(
         ];
         match row {
             Ok(row) => {
-                let mut own = trial(row);
-                for fault in &row.faults {
-                    let Fault { message, help, .. } = fault;
-                    own.push_str(&format!("{}: {message}; {help}\n", row.interface));
-                }
-                if row.forced {
-                    let line = "applied with --force, the lock-out guard was off";
-                    own.push_str(&format!("{}: {line}\n", row.interface));
-                }
-                let auditing = auditing(row.policy.audit, row.audited_rules);
-                own.extend(auditing.map(|what| format!("{}: {what}\n", row.interface)));
-                if let Some(candidate) = candidate {
-                    own.push_str(&beside(&row.interface, candidate));
-                }
-                let elsewhere = row.netns.as_deref().filter(|_| !is_row_here(row));
-                notes.push_str(&placed_in(&own, elsewhere));
+                notes.push_str(&notes_of(row, candidate.as_ref()));
                 cells.extend(rest_of(row));
             }
             Err(why) => {
@@ -257,6 +243,25 @@ fn text(
         table.row(cells);
     }
     table.render() + &notes
+}
+
+/// The lines below the table that are about one interface.
+fn notes_of(row: &Row, candidate: Option<&CandidateStatus>) -> String {
+    let name = &row.interface;
+    let mut notes = trial(row);
+    for Fault { message, help, .. } in &row.faults {
+        notes.push_str(&format!("{name}: {message}; {help}\n"));
+    }
+    if row.forced {
+        notes.push_str(&format!(
+            "{name}: applied with --force, the lock-out guard was off\n"
+        ));
+    }
+    let auditing = auditing(row.policy.audit, row.audited_rules);
+    notes.extend(auditing.map(|what| format!("{name}: {what}\n")));
+    notes.extend(candidate.map(|candidate| beside(name, candidate)));
+    let elsewhere = row.netns.as_deref().filter(|_| !is_row_here(row));
+    placed_in(&notes, elsewhere).into_owned()
 }
 
 /// The lines about a policy that waits to be confirmed, or has waited.
@@ -335,6 +340,7 @@ fn shared(rows: &[MaybeRow]) -> String {
     out
 }
 
+/// The cells behind name and place.
 fn rest_of(row: &Row) -> Vec<(String, Option<Paint>)> {
     let (health, paint) = word(row.health);
     vec![

@@ -8,7 +8,8 @@ use sg_common::protocol::IPPROTO_TCP;
 use sg_policy::policy::AuditScope;
 use sg_userspace::kernel::impact::own_connections;
 use sg_userspace::kernel::kill::{Chosen, Killed, kill};
-use sg_userspace::observe::flows::{Flow, FlowState};
+use sg_userspace::observe::attached::Attached;
+use sg_userspace::observe::flows::{Flow, FlowState, Wanted};
 
 use super::args::Flows;
 use super::listed::{Listed, SHOWN, listed};
@@ -39,6 +40,9 @@ struct Doomed {
     audits_all: bool,
 }
 
+/// The ends of a connection through which the operator works: local and remote.
+type OwnEnds = [(IpAddr, u16); 2];
+
 pub(super) fn run(flows: &Flows, context: &Context) -> Result<(), Failure> {
     let refuse = |message: &str| Err(Failure::usage::<Flows>("flows", message));
     let most = flows.limit.filter(|limit| *limit > 0).unwrap_or(usize::MAX);
@@ -57,21 +61,8 @@ pub(super) fn run(flows: &Flows, context: &Context) -> Result<(), Failure> {
         true => Vec::new(),
         false => own_connections(),
     };
-    let mut all = Vec::new();
-    for one in &found {
-        let mut listed = listed(one, &wanted)?;
-        listed.flows.retain(|flow| flow.state != FlowState::Cut);
-        let before = listed.flows.len();
-        listed.flows.retain(|flow| !is_own(flow, &own));
-        let own = before - listed.flows.len();
-        listed.matching = listed.flows.len();
-        let audit = one.state()?.policy.audit;
-        all.push(Doomed {
-            listed,
-            own,
-            audits_all: audit.is_some_and(|scope| scope != AuditScope::Rules),
-        });
-    }
+    let doomed = found.iter().map(|one| doomed(one, &wanted, &own));
+    let mut all = doomed.collect::<Result<Vec<Doomed>, Failure>>()?;
     let total: usize = all.iter().map(|one| one.listed.flows.len()).sum();
     if !flows.json.json {
         show(&context.out, &mut all)?;
@@ -104,6 +95,22 @@ pub(super) fn run(flows: &Flows, context: &Context) -> Result<(), Failure> {
     context.out.say(&out)
 }
 
+/// The flows of an attachment that are wanted and can be ended, but for those of `own`.
+fn doomed(one: &Attached, wanted: &Wanted, own: &[OwnEnds]) -> Result<Doomed, Failure> {
+    let mut listed = listed(one, wanted)?;
+    listed.flows.retain(|flow| flow.state != FlowState::Cut);
+    let before = listed.flows.len();
+    listed.flows.retain(|flow| !is_own(flow, own));
+    let own = before - listed.flows.len();
+    listed.matching = listed.flows.len();
+    let audit = one.state()?.policy.audit;
+    Ok(Doomed {
+        listed,
+        own,
+        audits_all: audit.is_some_and(|scope| scope != AuditScope::Rules),
+    })
+}
+
 /// Prints what is to be ended: the first ones of each attachment.
 fn show(screen: &Screen, all: &mut [Doomed]) -> Result<(), Failure> {
     for one in all {
@@ -126,7 +133,7 @@ fn show(screen: &Screen, all: &mut [Doomed]) -> Result<(), Failure> {
 }
 
 /// Whether it is one of the connections through which the operator works.
-fn is_own(flow: &Flow, own: &[[(IpAddr, u16); 2]]) -> bool {
+fn is_own(flow: &Flow, own: &[OwnEnds]) -> bool {
     let (Some(local), Some(remote)) = (flow.local_port, flow.remote_port) else {
         return false;
     };
