@@ -308,7 +308,24 @@ fn text(screen: &Screen, old: &Policy, new: &Policy, found: &Found) -> String {
         )
     };
     let mut out = format!("{} → {}\n", head(old), head(new));
-    let verdict = match found.change() {
+    let _ = writeln!(out, "  {}", change_text(screen, found));
+    for row in found.rows.iter().take(PRINTED) {
+        out.push_str(&row_text(screen, old, new, row));
+    }
+    if let Some(more @ 1..) = found.rows.len().checked_sub(PRINTED) {
+        let more = thousands(more as u64);
+        let _ = writeln!(out, "\nand {more} more rows: --json lists all");
+    }
+    let below = below(screen, old, new, found);
+    if !below.is_empty() {
+        let _ = writeln!(out, "\n{}", below.join("\n"));
+    }
+    out
+}
+
+/// What the change is, in all.
+fn change_text(screen: &Screen, found: &Found) -> String {
+    match found.change() {
         None if found.is_same() => screen.paint(Paint::Green, "the same for every packet"),
         None => "every packet has the same verdict".to_owned(),
         Some(Change::Widened) => format!(
@@ -330,15 +347,11 @@ fn text(screen: &Screen, old: &Policy, new: &Policy, found: &Found) -> String {
                 count(of(Change::Narrowed), "row"),
             )
         }
-    };
-    let _ = writeln!(out, "  {verdict}");
-    for row in found.rows.iter().take(PRINTED) {
-        out.push_str(&row_text(screen, old, new, row));
     }
-    if let Some(more @ 1..) = found.rows.len().checked_sub(PRINTED) {
-        let more = thousands(more as u64);
-        let _ = writeln!(out, "\nand {more} more rows: --json lists all");
-    }
+}
+
+/// The lines below the rows: settings, what is logged, and what only another rule decides.
+fn below(screen: &Screen, old: &Policy, new: &Policy, found: &Found) -> Vec<String> {
     let settings = found.settings.iter();
     let mut below: Vec<String> = settings
         .map(|one| format!("{}: {} → {}", one.setting, one.old, one.new))
@@ -364,10 +377,7 @@ fn text(screen: &Screen, old: &Policy, new: &Policy, found: &Found) -> String {
             count(found.another_rule, "pair") + " of rules"
         ));
     }
-    if !below.is_empty() {
-        let _ = writeln!(out, "\n{}", below.join("\n"));
-    }
-    out
+    below
 }
 
 fn row_text(screen: &Screen, old: &Policy, new: &Policy, row: &Row) -> String {

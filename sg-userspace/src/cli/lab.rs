@@ -219,38 +219,36 @@ fn attempts(out: &mut String, attempts: &[Attempt], paint: Paint) {
             );
             pair = ends;
         }
-        let mark = if a.as_policy_says {
-            paint.good("✓")
-        } else {
-            paint.bad("✗")
-        };
-        let got = paint.action(a.got, &format!("{:8}", past(a.got)));
-        let answer = match a.answer {
-            Some(AnswerBy::FlowTable) => "↩ flows",
-            Some(AnswerBy::Rules) => "↩ rules",
-            None => "",
+        let mark = match a.as_policy_says {
+            true => paint.good("✓"),
+            false => paint.bad("✗"),
         };
         let _ = write!(
             out,
-            "  {mark} {:whats$}  {got}  {}  {:summaries$}",
+            "  {mark} {:whats$}  {}  {}  {:summaries$}  {}",
             what(a),
+            paint.action(a.got, &format!("{:8}", past(a.got))),
             paint.quiet(&format!("{:by$}", decided_by(a))),
             summary(a),
+            behind(a, paint)
         );
-        if a.as_policy_says {
-            let _ = write!(out, "  {}", paint.quiet(answer));
-        } else {
-            let note = a
-                .note
-                .as_ref()
-                .map(|n| format!(" ({n})"))
-                .unwrap_or_default();
-            let expected = format!("expected: {}{note}", past(a.expected));
-            let _ = write!(out, "  {}", paint.bad(&expected));
-        }
         out.truncate(out.trim_end().len());
         out.push('\n');
     }
+}
+
+/// What let the answer pass, or what was expected of an attempt that went another way.
+fn behind(attempt: &Attempt, paint: Paint) -> String {
+    if attempt.as_policy_says {
+        return paint.quiet(match attempt.answer {
+            Some(AnswerBy::FlowTable) => "↩ flows",
+            Some(AnswerBy::Rules) => "↩ rules",
+            None => "",
+        });
+    }
+    let note = attempt.note.as_ref().map(|note| format!(" ({note})"));
+    let note = note.unwrap_or_default();
+    paint.bad(&format!("expected: {}{note}", past(attempt.expected)))
 }
 
 fn counters(out: &mut String, report: &Report, paint: Paint) {
