@@ -274,40 +274,41 @@ fn widths(
             *share = (*share).max(whole.min(*content));
         }
         let taken: usize = long.iter().map(|(share, _)| share).sum();
-        let mut left = room.saturating_sub(taken);
-        let all: usize = flexible.iter().map(|content| content + gap).sum();
-        while flexible.iter().map(|c| c + gap).sum::<usize>() > left
-            && left < (SHORTEST + gap) * flexible.len()
-        {
-            flexible.pop();
-        }
-        let mut shown = flexible.len();
-        let is_short = all > left;
-        let mut long = long.into_iter();
-        return columns
-            .iter()
-            .zip(contents)
-            .map(|(column, content)| match column {
-                Column::Flexible(_) if shown == 0 => None,
-                Column::Flexible(_) => {
-                    let share = left / shown;
-                    shown -= 1;
-                    let mine = if is_short {
-                        share.saturating_sub(gap)
-                    } else {
-                        *content
-                    };
-                    let mine = mine.min(*content);
-                    left = left.saturating_sub(mine + gap);
-                    Some(mine)
-                }
-                Column::Long(_) => long.next().map(|(share, _)| share),
-                column if is_gone(column) => None,
-                _ => Some(*content),
-            })
-            .collect();
+        let flexible = flexible_shares(&flexible, room.saturating_sub(taken), gap);
+        let (mut long, mut flexible) = (long.into_iter(), flexible.into_iter());
+        let width = |(column, content): (&Column, &usize)| match column {
+            Column::Flexible(_) => flexible.next(),
+            Column::Long(_) => long.next().map(|(share, _)| share),
+            column if is_gone(column) => None,
+            _ => Some(*content),
+        };
+        return columns.iter().zip(contents).map(width).collect();
     }
     contents.iter().map(|content| Some(*content)).collect()
+}
+
+/// The widths of flexible columns in so much room, each with its gap. If too little would remain
+/// for each, the last ones are left out.
+fn flexible_shares(contents: &[usize], room: usize, gap: usize) -> Vec<usize> {
+    let is_short = |contents: &[usize]| contents.iter().map(|c| c + gap).sum::<usize>() > room;
+    let mut shown = contents;
+    while let Some((_, rest)) = shown.split_last()
+        && is_short(shown)
+        && room < (SHORTEST + gap) * shown.len()
+    {
+        shown = rest;
+    }
+    let mut left = room;
+    let mut shares = Vec::new();
+    for (i, content) in shown.iter().enumerate() {
+        let share = match is_short(contents) {
+            true => (left / (shown.len() - i)).saturating_sub(gap).min(*content),
+            false => *content,
+        };
+        left = left.saturating_sub(share + gap);
+        shares.push(share);
+    }
+    shares
 }
 
 /// Divides `room` among columns. What one column does not need goes to the others.
