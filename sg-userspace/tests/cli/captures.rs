@@ -173,10 +173,10 @@ fn a_capture_without_packets_is_read() {
     let path = world.dir.path().join("none.pcapng");
     let name = path.to_str().unwrap();
     let watching = Running::of(&mut world.command(&["log", "--write", name]));
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     while std::fs::metadata(&path).map_or(0, |file| file.len()) == 0 {
         assert!(begun.elapsed().as_secs() < 60, "it has no head");
-        std::thread::sleep(std::time::Duration::from_millis(20));
+        std::thread::sleep(Duration::from_millis(20));
     }
     watching.end(Signal::SIGKILL);
     assert_eq!(found(name, "udp", &["frame.number"]), Vec::<String>::new());
@@ -239,7 +239,7 @@ fn a_capture_goes_on_in_further_files() {
         files.sort();
         files
     };
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     while files().last().is_none_or(|last| *last < numbered(4)) {
         assert!(begun.elapsed().as_secs() < 60, "there is no fourth file");
         world.send_udp_times(53, 20);
@@ -256,10 +256,8 @@ fn a_capture_goes_on_in_further_files() {
         assert!(!found(file, "udp.dstport == 53", &["frame.number"]).is_empty());
     }
     // The next capture goes on behind them, and they count as its own.
-    let (begun, watching) = (
-        std::time::Instant::now(),
-        Running::of(&mut world.command(&words)),
-    );
+    let begun = Instant::now();
+    let watching = Running::of(&mut world.command(&words));
     while files().iter().any(|file| first.contains(file)) {
         assert!(begun.elapsed().as_secs() < 60, "{:?}", files());
         world.send_udp_times(53, 20);

@@ -16,8 +16,8 @@ inbound:
   - {protocol: udp, ports: 53, from: any, action: drop, name: dns}
 ";
 
-fn applied(text: &str) -> World {
-    let (world, _) = World::enforcing("web.yaml", text);
+fn applied() -> World {
+    let (world, _) = World::enforcing("web.yaml", POLICY);
     world
 }
 
@@ -75,10 +75,8 @@ fn drops_are_shown_beside_run_and_other_watchers() {
     assert!(line.contains(no_match), "{line}");
     assert!(line.ends_with("44 B rule 2 dns web.yaml:4"), "{line}");
     other.says(r#""local_port":53"#);
-    let line = {
-        world.send_udp_to_node(98);
-        first.line("192.0.2.1:98")
-    };
+    world.send_udp_to_node(98);
+    let line = first.line("192.0.2.1:98");
     assert!(line.ends_with("44 B no-match"), "{line}");
     let (code, err) = first.end(Signal::SIGINT);
     assert_eq!(code, Some(0));
@@ -94,7 +92,7 @@ fn drops_are_shown_beside_run_and_other_watchers() {
 /// interface is made anew meanwhile, and detached and attached again.
 #[test]
 fn what_was_shown_is_counted_whatever_happens_to_the_interface() {
-    let world = applied(POLICY);
+    let world = applied();
     let path = world.dir.path().join("web.yaml");
     let apply = || {
         world
@@ -186,7 +184,7 @@ fn a_watcher_follows_interfaces_that_are_renamed_or_come() {
 /// Proves O3: the newest events are still there when somebody asks later, and filters choose.
 #[test]
 fn the_newest_events_are_still_there_and_filters_choose() {
-    let world = applied(POLICY);
+    let world = applied();
     let none = world.run(&["log"]);
     assert_eq!((none.code, none.out.as_str()), (0, ""));
     assert!(none.err.contains("no event is there"), "{}", none.err);
@@ -243,7 +241,7 @@ fn the_newest_events_are_still_there_and_filters_choose() {
 /// Proves O1: what a flood held back is said, in all and by what decided it.
 #[test]
 fn what_is_not_shown_is_said() {
-    let world = applied(POLICY);
+    let world = applied();
     let watching = Running::following(&world, &[], ":97", || world.send_udp_to_node(97));
     world.send_udp_times(53, 3000);
     watching.says("more packets were to be logged, over the rate limit");
@@ -256,7 +254,7 @@ fn what_is_not_shown_is_said() {
 /// Proves O3: what `nohup` starts goes on when its terminal closes, and is ended by SIGTERM.
 #[test]
 fn it_outlives_its_terminal_if_it_is_to() {
-    let world = applied(POLICY);
+    let world = applied();
     let mut command = world.command(&["log", "--follow"]);
     // SAFETY: signal(2) may be called between fork and exec.
     unsafe {
@@ -276,7 +274,7 @@ fn it_outlives_its_terminal_if_it_is_to() {
 /// confirmed, and its filter finds them at their places.
 #[test]
 fn a_policy_that_comes_back_has_its_rules_again() {
-    let world = applied(POLICY);
+    let world = applied();
     let dropped = |port| world.send_udp_to_node(port);
     let all = Running::following(&world, &[], "rule 2 dns web.yaml:4", || dropped(53));
     let second = Running::following(&world, &["--rule", "inbound:2"], "rule 2 dns", || {
@@ -298,7 +296,7 @@ fn a_policy_that_comes_back_has_its_rules_again() {
 /// Proves O3: it ends when nobody reads what it prints any more.
 #[test]
 fn it_ends_with_its_reader() {
-    let world = applied(POLICY);
+    let world = applied();
     let mut child = world
         .command(&["log", "--follow"])
         .stdout(Stdio::piped())
@@ -323,7 +321,7 @@ fn it_ends_with_its_reader() {
 /// Proves O3: a rule that there is not would choose nothing for ever.
 #[test]
 fn an_unknown_rule_is_refused_with_one_that_is_near() {
-    let world = applied(POLICY);
+    let world = applied();
     for command in [
         &["flows"][..],
         &["log"],
