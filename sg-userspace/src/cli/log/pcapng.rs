@@ -81,11 +81,11 @@ pub(super) struct Statistics {
     /// Nanoseconds since 1970.
     pub(super) start: u64,
     pub(super) stop: u64,
-    /// Packets that were to be in the file.
+    /// Packets that were to have an event.
     pub(super) received: u64,
-    /// Those of them that are not, for want of room.
+    /// Those of them whose event was suppressed, or lost before it was read.
     pub(super) dropped: u64,
-    /// Those of them that are.
+    /// Packets that are in the file.
     pub(super) delivered: u64,
 }
 
