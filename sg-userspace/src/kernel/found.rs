@@ -116,7 +116,12 @@ fn all_are_named(found: &[Found], name: &str, pins: &InterfacePins) -> Result<()
         // An interface that is gone cannot enforce anything, and neither can an interrupted
         // attempt.
         if !matches!(it.place, Place::Gone) && (state.is_some() || it.is_attached()) {
-            let name = state.map_or_else(|| format!("#{}", other.ifindex), |s| s.interface);
+            let here = it.at().filter(|at| at.netns().is_none());
+            // It may have been renamed since the policy was applied.
+            let name = here
+                .map(|at| at.interface.name.clone())
+                .or_else(|| state.map(|state| state.interface))
+                .unwrap_or_else(|| format!("#{}", other.ifindex));
             if it.at().is_some_and(|at| at.netns().is_some()) {
                 elsewhere = Some(name.clone());
             }

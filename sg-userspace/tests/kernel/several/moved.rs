@@ -1,4 +1,4 @@
-//! One interface of an attachment is moved to another network namespace.
+//! One interface of an attachment is moved to another network namespace, or renamed.
 
 use sg_policy::policy::rules_from_lines;
 use sg_testbed::Host;
@@ -10,7 +10,7 @@ use sg_userspace::observe::status::Health;
 
 use super::{health, on, programs, put, uplinks};
 use crate::frames::frame;
-use crate::sandbox::{RawSender, sandbox, silent_and_up};
+use crate::sandbox::{RawSender, ip, sandbox, silent_and_up};
 use crate::support::egress_hooks;
 use crate::watching::{only, read_when};
 
@@ -97,4 +97,23 @@ fn an_interface_that_was_moved_shares_flows_until_it_is_taken_out() {
             assert!(!sandbox.pins().exists(), "nothing is left");
         });
     }
+}
+
+/// One that was renamed and left out of an `apply` is named as it is called now.
+#[test]
+fn an_interface_that_was_renamed_is_named_as_it_is_called() {
+    sandbox(|sandbox| {
+        put("in udp 53 from any accept", &uplinks(sandbox));
+        ip(&["link", "set", "up1", "name", "wan"]);
+        let error = apply(
+            &rules_from_lines("in udp 55 from any accept"),
+            &on(sandbox, &["up0"]),
+        );
+        let Err(KernelError::Fixed { reason, help, .. }) = error else {
+            panic!("{error:?}");
+        };
+        let words = "wan is under the same policy";
+        assert!(reason.starts_with(words), "{reason}");
+        assert!(help.contains("`--iface up0 --iface wan`"), "{help}");
+    });
 }
