@@ -109,7 +109,8 @@ impl NoRecord {
         match self {
             NoRecord::CutShort => Fault::new(
                 FaultCode::Interrupted,
-                "nothing is attached; an apply was cut short and has left its maps",
+                "nothing is attached, but there are maps: an apply or a detach is under way, or was \
+                 cut short",
                 "apply again, or detach",
             ),
             NoRecord::Missing => Fault::new(

@@ -210,7 +210,10 @@ pub enum KernelError {
     ))]
     DamagedState { path: PathBuf, reason: String },
 
-    #[error("nothing is attached to {interface}: an apply was cut short and has left its maps")]
+    #[error(
+        "nothing is attached to {interface}, but there are maps: an apply or a detach is under way, or \
+         was cut short"
+    )]
     #[diagnostic(help(
         "`sgctl apply POLICY --iface {interface}` starts over, `sgctl detach --iface {interface}` \
          removes what is left"

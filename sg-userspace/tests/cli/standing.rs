@@ -183,7 +183,7 @@ fn an_interface_that_was_to_join_does_not_hide_the_others() {
     let row = |name: &str| status.out.lines().find(|line| line.starts_with(name));
     assert!(row("nic ").is_some_and(|row| row.contains("enforcing")));
     assert!(row("second ").is_some_and(|row| row.contains("interrupted")));
-    let words = "nothing is attached to second: an apply was cut short";
+    let words = "nothing is attached to second, but there are maps";
     assert!(status.err.contains(words), "{}", status.all());
     assert!(!status.all().contains("one policy"), "{}", status.all());
     let json = world.run(&["status", "--json"]).json();
