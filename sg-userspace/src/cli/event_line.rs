@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use sg_common::protocol::IPPROTO_ICMPV6;
 use sg_common::tcp;
+use sg_common::verdict::Reason;
 use sg_policy::policy::icmp_type_name;
 use sg_userspace::observe::decided::DecidedBy;
 use sg_userspace::observe::events::{LoggedPacket, LoggingRule, end};
@@ -124,7 +125,12 @@ fn row(
     line.part(&format!("{} B", packet.bytes));
     let decider = decider_within(packet, line.room(), line.room_below());
     line.begin_part(display_width(&decider));
-    line.add(&screen.paint(Paint::Dim, &decider), 0);
+    line.add(&screen.paint(Paint::Dim, &decider), display_width(&decider));
+    if let Some(candidate) = candidate(packet) {
+        let text = clean(&candidate);
+        line.begin_part(display_width(&text));
+        line.add(&screen.paint(Paint::Dim, &text), 0);
+    }
     line.text
 }
 
@@ -272,6 +278,17 @@ pub(super) fn decider(packet: &LoggedPacket) -> String {
         None if packet.reason == DecidedBy::Rule => GONE_RULE.to_owned(),
         None => packet.reason.to_string(),
     }
+}
+
+/// What the candidate would do instead, and by what: `candidate: accept rule 1 web`. `None` where
+/// it would do the same.
+pub(super) fn candidate(packet: &LoggedPacket) -> Option<String> {
+    let says = packet.candidate.as_ref()?;
+    let decider = match &says.rule {
+        Some(rule) => rule_text(rule),
+        None => DecidedBy::Reason(Reason::NoMatch).to_string(),
+    };
+    Some(format!("candidate: {} {decider}", says.verdict))
 }
 
 /// A rule by its position, name and place.

@@ -555,6 +555,9 @@ fn events_name_both_rules() {
         event["candidate"]["rule"]["summary"],
         "udp 1001-1002 from any"
     );
+    let lines = node.run(&["log"]).out;
+    let both = " no-match candidate: accept rule ";
+    assert!(lines.contains(both), "{lines}");
     let (code, _) = running.end(Signal::SIGTERM);
     assert_eq!(code, Some(0));
 }

@@ -3,6 +3,7 @@
 use sg_common::verdict::{Action, Direction, Reason};
 use sg_policy::policy::Location;
 use sg_userspace::observe::decided::DecidedBy;
+use sg_userspace::observe::events::CandidateSays;
 
 use super::*;
 use crate::cli::screen::ColorChoice;
@@ -69,6 +70,24 @@ fn screen(width: Option<usize>) -> Screen {
     let mut screen = Screen::stdout(ColorChoice::Never);
     screen.width = width;
     screen
+}
+
+/// A packet with another outcome under the candidate names what decides there, too.
+#[test]
+fn a_candidate_that_differs_is_named() {
+    let with = |verdict, rule| LoggedPacket {
+        candidate: Some(CandidateSays { verdict, rule }),
+        ..syn()
+    };
+    let before = "drop in  tcp 203.0.113.9:51514 > 10.0.0.5:3306 syn 60 B no-match";
+    let after = "candidate: accept rule 7 db web.yaml:12";
+    let accepts = with(Action::Accept, Some(rule()));
+    for (width, between) in [(None, " "), (Some(117), " "), (Some(90), "\n  ")] {
+        let line = Columns::new(false).line(&screen(width), &accepts);
+        assert_eq!(line, format!("{before}{between}{after}"), "{width:?}");
+    }
+    let line = Columns::new(false).line(&screen(None), &with(Action::Drop, None));
+    assert_eq!(line, format!("{before} candidate: drop no-match"));
 }
 
 /// On a terminal the place of a rule is cut in front as far as its line number stays, and then

@@ -14,7 +14,7 @@ use sg_userspace::observe::events::{LoggedPacket, Tally};
 
 use super::output::Output;
 use super::pcapng::{self, Packet, Statistics, Verdict};
-use crate::cli::event_line::decider;
+use crate::cli::event_line::{candidate, decider};
 use crate::cli::failure::Failure;
 use crate::cli::files;
 
@@ -341,11 +341,12 @@ fn numbered(path: &Path, number: usize) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// `drop inbound: no-match, generation 3`.
+/// `drop inbound: no-match, generation 3`, and what the candidate would do if that differs.
 fn comment(packet: &LoggedPacket) -> String {
     let reply = if packet.reply { ", a reply" } else { "" };
+    let candidate = candidate(packet).map_or_else(String::new, |text| format!(", {text}"));
     format!(
-        "{} {}: {}{reply}, generation {}",
+        "{} {}: {}{reply}, generation {}{candidate}",
         packet.verdict,
         packet.direction,
         decider(packet),
