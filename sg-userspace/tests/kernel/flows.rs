@@ -12,7 +12,7 @@ use sg_userspace::kernel::flow_tables::{FlowTable, FlowTableUse, key_of, sweep, 
 use sg_userspace::observe::flows::{flows, monotonic_now};
 
 use crate::frames::{Frame, frame};
-use crate::sandbox::{RawSender, Sandbox, sandbox};
+use crate::sandbox::{FIT, RawSender, Sandbox, sandbox};
 use crate::watching::{assert_adds_up, only, read_when};
 
 /// No outbound rule accepts anything, so every reply needs the flow table.
@@ -43,8 +43,7 @@ impl<'a> Link<'a> {
     fn receive(&mut self, frame: &Frame) {
         self.peer.send(frame.bytes());
         self.inbound += 1;
-        if self.inbound.is_multiple_of(256) {
-            // The receiver shares the two cores. Waiting keeps its queue from overflowing.
+        if self.inbound.is_multiple_of(FIT) {
             self.wait();
         }
     }

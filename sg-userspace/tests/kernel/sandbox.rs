@@ -74,6 +74,11 @@ pub(crate) fn silent_and_up(interface: &str) {
     interfaces::set_up(interface).unwrap_or_else(|e| panic!("{interface}: {e}"));
 }
 
+/// Packets that a test may send out of a veth interface before it waits until they were counted.
+/// The other end's queue holds 256 (drivers/net/veth.c), and on a busy machine nobody empties it
+/// meanwhile.
+pub(crate) const FIT: u64 = 100;
+
 /// How many packets that were sent out of a veth interface did not fit into the other end's queue.
 /// No program has seen them.
 pub(crate) fn lost_on_the_way(interface: &str) -> u64 {
