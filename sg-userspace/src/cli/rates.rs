@@ -1,5 +1,5 @@
 //! Packets and bytes per second of each row, from two readings of the counters. Rows are matched by
-//! the rule's identity, because its position changes across reloads.
+//! the rule's identity (SPEC A3), because its position and its name may change in a reload.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -114,11 +114,13 @@ fn rows_of(one: &Counters) -> impl Iterator<Item = (String, u64, u64)> {
 }
 
 fn rule_key(one: &Counters, rule: &RuleCounters) -> String {
-    let place = place(one);
-    let name = rule.name.as_deref().unwrap_or_default();
     format!(
-        "{place}\0rule\0{}\0{}\0{}\0{}\0{name}",
-        rule.direction, rule.group, rule.action, rule.summary
+        "{}\0rule\0{}\0{}\0{}\0{}",
+        place(one),
+        rule.direction,
+        rule.group,
+        rule.action,
+        rule.summary
     )
 }
 
@@ -141,4 +143,47 @@ fn place(one: &Counters) -> String {
         one.standing.netns.as_deref().unwrap_or_default(),
         one.standing.interface
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use sg_common::verdict::{Action, Direction};
+
+    use super::*;
+    use crate::fixtures;
+
+    fn counters(name: &str, position: u32, packets: u64) -> Counters {
+        Counters {
+            rules: vec![RuleCounters {
+                direction: Direction::Inbound,
+                position: Some(position),
+                group: "web".into(),
+                action: Action::Accept,
+                name: Some(name.into()),
+                summary: "tcp 80 from any".into(),
+                description: None,
+                packets,
+                bytes: packets * 100,
+                reply_packets: 0,
+                reply_bytes: 0,
+            }],
+            ..fixtures::counters("eth0")
+        }
+    }
+
+    /// A reload may move and rename a rule. Its rate is not all that it has ever counted.
+    #[test]
+    fn a_rule_that_is_renamed_keeps_its_rate() {
+        let before = Reading::of(&[counters("a", 1, 1_000_000)]);
+        std::thread::sleep(Duration::from_millis(10));
+        let rates = Rates::since(Some(before));
+        for (packets, is_idle) in [(1_000_000, true), (1_000_001, false)] {
+            let after = counters("b", 2, packets);
+            let rate = rates.of_rule(&after, &after.rules[0]);
+            assert_eq!(rate.packets == 0.0, is_idle, "{rate:?}");
+            assert!(rate.packets <= 100.0, "{rate:?}");
+        }
+    }
 }
