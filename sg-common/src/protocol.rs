@@ -53,8 +53,8 @@ pub const IPPROTO_FRAGMENT: u8 = 44;
 /// Destination options.
 pub const IPPROTO_DSTOPTS: u8 = 60;
 
-/// Whether IPv6 packets have a header of this number on the way to their protocol, which it never
-/// is itself.
+/// Whether this is the number of an IPv6 extension header. Such headers stand between the IPv6
+/// header and that of the protocol.
 #[inline(always)]
 pub const fn is_ipv6_extension(protocol: u8) -> bool {
     // A set in a word: the verifier explores two branches where a list of numbers has five.

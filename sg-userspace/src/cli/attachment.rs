@@ -7,8 +7,9 @@ use sg_userspace::observe::attached::{Attached, attached, found, other_layouts};
 use super::context::{Context, Ifaces};
 use super::failure::Failure;
 
-/// The attached interfaces that a reading command is about. An error if there are none. One on
-/// which the first `apply` was cut short keeps nobody from reading the others; `status` has it.
+/// The attached interfaces that a reading command is about. An error if there are none. An
+/// interface whose first `apply` was cut short is left out unless it is named or there is no other;
+/// `status` shows it.
 pub(super) fn to_read(context: &Context, ifaces: &Ifaces) -> Result<Vec<Attached>, Failure> {
     let scope = context.here(ifaces);
     let mut found = attached(&context.bpffs, &scope)?;

@@ -286,7 +286,7 @@ pub(super) fn candidate(packet: &LoggedPacket) -> Option<String> {
     let says = packet.candidate.as_ref()?;
     let decider = match &says.rule {
         Some(rule) => rule_text(rule),
-        None => DecidedBy::Reason(Reason::NoMatch).to_string(),
+        None => Reason::NoMatch.name().to_owned(),
     };
     Some(format!("candidate: {} {decider}", says.verdict))
 }

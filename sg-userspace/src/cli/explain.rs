@@ -348,7 +348,7 @@ fn listening_texts(packet: &Packet, address: IpAddr, local: &Local) -> Vec<Strin
     local.sockets.iter().map(text).collect()
 }
 
-/// What keeps the packet from whoever listens, besides the policy.
+/// What stops the packet besides the policy: a link that is down, or an address of nobody here.
 fn obstacles(interface: &str, address: IpAddr, local: &Local) -> Vec<String> {
     let link = match (local.is_up, local.has_carrier) {
         (false, _) => Some(format!("{interface} is down")),

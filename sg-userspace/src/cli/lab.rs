@@ -237,7 +237,7 @@ fn attempts(out: &mut String, attempts: &[Attempt], paint: Paint) {
     }
 }
 
-/// What let the answer pass, or what was expected of an attempt that went another way.
+/// What let the answer pass; or the expected verdict, if the attempt had another one.
 fn behind(attempt: &Attempt, paint: Paint) -> String {
     if attempt.as_policy_says {
         return paint.quiet(match attempt.answer {

@@ -114,14 +114,7 @@ fn rows_of(one: &Counters) -> impl Iterator<Item = (String, u64, u64)> {
 }
 
 fn rule_key(one: &Counters, rule: &RuleCounters) -> String {
-    format!(
-        "{}\0rule\0{}\0{}\0{}\0{}",
-        place(one),
-        rule.direction,
-        rule.group,
-        rule.action,
-        rule.summary
-    )
+    format!("{}\0rule\0{}", place(one), rule.identity())
 }
 
 fn reason_key(one: &Counters, reason: &ReasonCounters) -> String {

@@ -116,13 +116,14 @@ fn all_are_named(found: &[Found], name: &str, pins: &InterfacePins) -> Result<()
         // An interface that is gone cannot enforce anything, and neither can an interrupted
         // attempt.
         if !matches!(it.place, Place::Gone) && (state.is_some() || it.is_attached()) {
-            let here = it.at().filter(|at| at.netns().is_none());
+            let is_elsewhere = it.at().is_some_and(|at| at.netns().is_some());
+            let here = it.at().filter(|_| !is_elsewhere);
             // It may have been renamed since the policy was applied.
             let name = here
                 .map(|at| at.interface.name.clone())
                 .or_else(|| state.map(|state| state.interface))
                 .unwrap_or_else(|| format!("#{}", other.ifindex));
-            if it.at().is_some_and(|at| at.netns().is_some()) {
+            if is_elsewhere {
                 elsewhere = Some(name.clone());
             }
             left_out.push(name);

@@ -46,6 +46,24 @@ pub struct RuleCounters {
     pub reply_bytes: u64,
 }
 
+/// A rule is the same as long as group, match, action and direction are (A3): its position and its
+/// name may change, and it may have left the policy.
+impl RuleCounters {
+    /// Whether this is the same rule in another reading.
+    pub fn is_same_rule(&self, other: &RuleCounters) -> bool {
+        self.direction == other.direction
+            && self.action == other.action
+            && self.summary == other.summary
+            && self.group == other.group
+    }
+
+    /// What tells the rule from others of its interface.
+    pub fn identity(&self) -> String {
+        let (direction, action) = (self.direction, self.action);
+        format!("{direction}\0{action}\0{}\0{}", self.group, self.summary)
+    }
+}
+
 #[derive(Clone, Debug, Serialize)]
 pub struct ReasonCounters {
     pub direction: Direction,

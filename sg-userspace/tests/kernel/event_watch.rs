@@ -74,10 +74,8 @@ impl Watcher<'_> {
     }
 
     fn add(&mut self, logged: Logged) -> Result<(), HeldUp> {
-        self.seen.packets.extend(logged.packets);
-        self.seen.lost += logged.lost;
-        self.seen.suppressed += logged.suppressed;
-        match logged.unwatched {
+        self.seen.add(logged);
+        match self.seen.unwatched {
             true => Err(HeldUp),
             false => Ok(()),
         }
@@ -277,12 +275,15 @@ fn a_watch_ends_by_itself() {
         };
         send(FIT);
         assert_eq!(produced(), 0, "nobody watches");
+        let send_to = |watcher: &mut Watcher<'_>, times: u64| {
+            let before = inbound(sandbox);
+            for _ in 0..times {
+                peer.send(dropped.bytes());
+            }
+            watcher.until_counted(before + times)
+        };
         let mut watcher = Watcher::begin(sandbox, 0);
-        let before = inbound(sandbox);
-        for _ in 0..FIT {
-            peer.send(dropped.bytes());
-        }
-        watcher.until_counted(before + FIT)?;
+        send_to(&mut watcher, FIT)?;
         assert_eq!(produced(), FIT);
         // As a kill does: nothing says goodbye.
         drop(watcher);
@@ -303,11 +304,7 @@ fn a_watch_ends_by_itself() {
         assert_eq!(produced(), last, "the watch is over for good");
         // And begins again with the next watcher.
         let mut watcher = Watcher::begin(sandbox, 0);
-        let before = inbound(sandbox);
-        for _ in 0..3 {
-            peer.send(dropped.bytes());
-        }
-        watcher.until_counted(before + 3)?;
+        send_to(&mut watcher, 3)?;
         watcher.settle()?;
         assert_eq!(watcher.seen.packets.len(), 3);
         Ok(())

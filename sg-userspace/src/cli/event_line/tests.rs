@@ -207,7 +207,7 @@ fn lines_stand_below_each_other() {
              web.yaml:12",
         ]
     );
-    // With a time in front there is room in 80 columns.
+    // The line fits into 80 columns with the time in front of it.
     assert!(lines[0].len() + "12:34:56.789 ".len() <= 80);
 }
 
@@ -227,7 +227,7 @@ fn a_later_fragment_says_why_it_has_no_ports() {
     );
 }
 
-/// Where the columns leave no room for the rest of a row, the row does without them.
+/// A row that would be too long in aligned columns is printed without the alignment.
 #[test]
 fn a_row_without_room_gives_up_its_columns() {
     let screen = screen(Some(80));

@@ -34,7 +34,8 @@ pub(super) fn print(screen: &Screen, listed: &[Listed]) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The flows of all attachments in tables, or a flow on several lines where a table has no room.
+/// The flows of each attachment as a table, or each flow on several lines where the terminal is too
+/// narrow for a row.
 pub(super) fn text(screen: &Screen, listed: &[Listed]) -> String {
     let mut out = String::new();
     for (i, one) in listed.iter().enumerate() {

@@ -225,7 +225,7 @@ impl Capture {
         self.flush()
     }
 
-    /// Writes what is buffered, so that whoever reads at the same time has all of it.
+    /// Writes what is buffered, so that another program can read it at once.
     pub(super) fn flush(&mut self) -> Result<(), Failure> {
         self.out.flush().map_err(|e| self.failed(e))
     }

@@ -116,19 +116,13 @@ pub(super) fn follow<T: Counted>(
     (rows.collect(), false)
 }
 
-/// A rule is the same as long as group, match, action and direction are (A3): its position may
-/// change, and it may have left the policy.
 impl Counted for RuleCounters {
     fn is_same(&self, other: &Self) -> bool {
-        self.direction == other.direction
-            && self.action == other.action
-            && self.summary == other.summary
-            && self.group == other.group
+        self.is_same_rule(other)
     }
 
     fn key(&self) -> String {
-        let (direction, action) = (self.direction, self.action);
-        format!("{direction}\0{action}\0{}\0{}", self.group, self.summary)
+        self.identity()
     }
 
     fn packets(&self) -> u64 {

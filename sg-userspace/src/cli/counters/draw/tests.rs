@@ -120,7 +120,8 @@ fn what_is_audited_is_a_part_of_what_is_accepted() {
     );
 }
 
-/// On a low terminal totals leave room for rules, and still have what was accepted and dropped.
+/// On a terminal with few lines each total takes one, so that rules are shown too. It still says
+/// how many packets were accepted and dropped.
 #[test]
 fn totals_take_a_line_each_where_lines_are_few() {
     let one = counters(9_999_999);

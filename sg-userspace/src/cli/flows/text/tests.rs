@@ -70,8 +70,8 @@ fn drawn(flows: Vec<Flow>, others: Vec<Standing>, width: Option<usize>) -> Strin
     screen.for_people(&text(&screen, &[listed]))
 }
 
-/// At any width all is there that is known of a flow: in long words, in short ones, and where a
-/// row has no room on several lines.
+/// Everything known of a flow is shown at any width: in long words, in short ones, or on several
+/// lines where the terminal is too narrow for a row.
 #[test]
 fn everything_about_a_flow_is_shown_at_any_width() {
     let ordinary = || {
